@@ -113,7 +113,7 @@ class Spool:
     def write_report(self, job: str, token: str, part: str, content: bytes) -> str:
         """Keep one object of a result durably and return its name.
 
-        The name tells job, token, part and content apart, so that no later or stale attempt can
+        Other jobs, tokens, parts or contents have other names: no later or stale attempt can
         overwrite what an earlier attempt wrote.
 
         Raises
@@ -122,8 +122,8 @@ class Spool:
             The file cannot be written.
         """
         digest = hashlib.sha256(content).hexdigest()
-        word = part if re.fullmatch(r"[a-z0-9-]{1,32}", part) else _hash_text(part)[:16]
-        stem = f"{_hash_text(job)[:16]}.{_hash_text(token)[:12]}.{word}.{digest[:16]}"
+        # 96 bits tell them apart; each name stands in the ledger
+        stem = _hash_text("\n".join((job, token, part, digest)))[:24]
         name = f"reports/{stem[:2]}/{stem}.dcm"
         with Incoming(self) as incoming:
             incoming.write(content)
