@@ -105,6 +105,18 @@ class SimulatedDatabase(Database):
             self._synced = None
         self._committed()
 
+    def in_one(self, statement: Any, values: Any, *, durable: bool = True) -> list[Any]:
+        """One transaction that is one statement: a crash comes before it or after it."""
+        self._begin()
+        if self.may_lose_power and not durable and self._synced is None:
+            self._synced = self.copy()
+        with self.effects.transaction(may_be_held=True):
+            found = super().in_one(statement, values, durable=durable)
+        if durable:
+            self._synced = None
+        self._committed()
+        return found
+
     def lose_power(self) -> bool:
         """Lose what was committed since the last sync; return whether there was anything."""
         lost, self._synced = self._synced, None

@@ -1119,7 +1119,7 @@ def test_each_hot_statement_has_an_index_in_postgresql(
     def noting(how: str) -> Any:
         def execute(cursor: Any, query: Any, given: Any = None, **more: Any) -> Any:
             rows = list(given) if how == "executemany" else [given]
-            if str(query).lstrip()[:6] in ("SELECT", "UPDATE", "DELETE") and rows:
+            if str(query).split(None, 1)[0] in ("SELECT", "UPDATE", "DELETE", "WITH") and rows:
                 asked[str(query)] = (name, rows[0])
             return honest[how](cursor, query, rows if how == "executemany" else given, **more)
 
@@ -1183,6 +1183,57 @@ def test_a_lost_connection_is_one_error_and_leaves_nothing_half_done(postgresql:
     assert ledger.history.status().jobs == {"received": 2}
     other.close()
     ledger.close()
+
+
+@pytest.mark.parametrize("name", ["archive", 'Archiv "Süd" \\ 2'])
+def test_each_transition_keeps_its_event_in_the_same_words(ledger: Ledger, name: str) -> None:
+    """PostgreSQL writes those of most transitions itself, in the statement that changes the row."""
+    moments = on(ledger, NOW)
+    moments.instances.receive(instance(), [route(send_to=(name,))])
+    ticket = taken(ledger, worker=name)
+    post(ledger, ticket, result(ticket))
+    (due,) = ledger.deliveries.due()
+    moments.deliveries.choose(due.id, due.objects[0].sop_instance_uid)
+    assert moments.deliveries.delivered(due.id, 0xB007, 12.5)
+    assert not moments.deliveries.delivered(due.id, 0)
+    said = {
+        "claimed": Details(attempt=1, worker=name),
+        "sent": Details(kind="sr", destination=name, status=0xB007),
+    }
+    with ledger.database.reading() as connection:
+        rows = connection.execute(sa.select(schema.events).order_by(schema.events.c.id)).all()
+    stages = ["received", "routed", "queued", "claimed", "reported", "sent"]
+    assert [row.stage for row in rows] == stages
+    assert [row.detail for row in rows] == [said.get(s, Details()).dump() for s in stages]
+    assert [row.job for row in rows] == ["", *[ticket.job[:8]] * 5]
+    assert {(row.instance, row.sop_instance_uid, row.is_typed) for row in rows} == {(1, "", 1)}
+    assert [row.ms for row in rows] == [None] * 5 + [12.5]
+    assert {row.at for row in rows if row.stage in ("received", "routed", "sent")} == {NOW}
+
+
+def test_postgresql_gets_few_messages_from_reception_to_delivery(
+    postgresql: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There were 40; each costs the driver and the server more than most of the work in it."""
+    ledger = Ledger.open(postgresql.fresh())
+    reported(ledger)
+    sent: list[str] = []
+    honest = psycopg.Cursor.execute
+
+    def noting(cursor: Any, query: Any, *given: Any, **more: Any) -> Any:
+        sent.append(str(query))
+        return honest(cursor, query, *given, **more)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", noting)
+    ledger.instances.receive(instance(2, study_instance_uid="1.2.5"), [route()])
+    ticket = taken(ledger)
+    post(ledger, ticket, result(ticket))
+    (due,) = ledger.deliveries.due()
+    ledger.deliveries.choose(due.id, due.objects[0].sop_instance_uid)
+    ledger.deliveries.delivered(due.id, 0)
+    ledger.close()
+    assert len(sent) <= 16, [" ".join(query.split())[:60] for query in sent]
+
 
 
 @pytest.mark.parametrize("how", ["a statement fails", "the caller fails", "both wait"])

@@ -59,9 +59,6 @@ POLL_S = 0.02
 LISTEN_S = 0.5
 """Longest wait for a ring: a ring that was lost, or a version that did not ring, costs as much."""
 
-EACH_ITS_PLAN = "each_its_plan"
-"""The execution option of a statement whose plan hangs on its parameters (PostgreSQL)."""
-
 _LOOKERS = 8
 """Connections for single questions that are kept."""
 
@@ -312,6 +309,32 @@ class Database:
             cursor.execute(query.sql, query.row(values))
             return list(cursor.fetchall())
 
+    def in_one(
+        self, statement: Statement, values: Mapping[str, Any], *, durable: bool = True
+    ) -> list[Any]:
+        """Return the named rows of one statement that is a transaction of its own (PostgreSQL).
+
+        Of a transition BEGIN, each statement and COMMIT are a message, and work of the driver that
+        is more than the server's. What fits into one statement is a single message.
+
+        Parameters
+        ----------
+        durable : bool
+            See `writing`.
+        """
+        engine = self._engine if durable else self._relaxed
+        query = self._looks.get(statement)
+        if query is None:
+            query = self._looks[statement] = PreparedStatement(statement, None, self.dialect)
+        with (
+            self.translated(),
+            closing(engine.raw_connection()) as connection,
+            closing(connection.cursor()) as cursor,
+            _autocommit(connection.driver_connection),
+        ):
+            cursor.execute(query.sql, query.row(values))
+            return [query.named(row) for row in cursor.fetchall()]
+
     @contextmanager
     def _looker(self) -> Iterator[sqlite3.Connection]:
         """Give a connection to a SQLite file for one question outside of any transaction.
@@ -520,8 +543,10 @@ class PreparedStatement:
         if among is not None:
             words = compiled.construct_expanded_state({among[0]: [""] * among[1]})
             self.sql, params = words.statement, words.parameters
-        names = statement.selected_columns.keys() if isinstance(statement, sa.Select) else []
-        self.named: Callable[[Any], Any] = _row_type(names)
+        names: list[Any] = []
+        if not isinstance(statement, sa.TextClause):
+            names = list(statement.exported_columns.keys())
+        self.named: Callable[[Any], Any] = _row_type(names) if names else tuple
         """Makes a row of what the driver returns, with the names of its columns."""
         # None where the driver takes names (psycopg), else the order of the question marks
         self._order = words.positiontup
@@ -566,13 +591,26 @@ def _prepare(
 
 
 def fetch(
-    connection: Connection, statement: sa.Select[Any], values: Mapping[str, Any]
+    connection: Connection,
+    statement: sa.Select[Any] | sa.TextClause,
+    values: Mapping[str, Any],
+    *,
+    each_its_plan: bool = False,
 ) -> list[Any]:
     """Return the named rows of a query that each image asks, in the transaction of a connection.
 
     The driver executes it, as in `Database.look`; `statement` is built once.
+
+    Parameters
+    ----------
+    each_its_plan : bool
+        Whether its plan hangs on the values: psycopg prepares what came often, and PostgreSQL
+        plans that without them.
     """
-    return _rows_of(connection, _prepare(connection, statement), values)
+    query = _prepare(connection, statement)
+    if each_its_plan and connection.dialect.name == "postgresql":
+        return _rows_of(connection, query, values, prepare=False)
+    return _rows_of(connection, query, values)
 
 
 def fetch_among(
@@ -596,10 +634,10 @@ def fetch_among(
 
 
 def _rows_of(
-    connection: Connection, query: PreparedStatement, values: Mapping[str, Any]
+    connection: Connection, query: PreparedStatement, values: Mapping[str, Any], **how: bool
 ) -> list[Any]:
     with closing(connection.connection.cursor()) as cursor:
-        cursor.execute(query.sql, query.row(values))
+        cursor.execute(query.sql, query.row(values), **how)
         return [query.named(row) for row in cursor.fetchall()]
 
 
@@ -842,10 +880,6 @@ def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool
     if cursor.connection.pgconn.pipeline_status:
         with cursor.connection.pipeline():  # SQLAlchemy looks at the answer at once
             cursor.execute(statement, parameters)
-        return True
-    if context is not None and context.execution_options.get(EACH_ITS_PLAN):
-        # psycopg prepares what came often, and PostgreSQL plans that without its parameters
-        cursor.execute(statement, parameters, prepare=False)
         return True
     return None
 

@@ -14,7 +14,14 @@ from dicom_node.base.job import RejectionNote, Result
 from dicom_node.settings import SENDER, unknown_sender
 from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database, change, fetch, fetch_among, write
-from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.events import (
+    Details,
+    NewEvent,
+    Stage,
+    append,
+    insert_events,
+    said_of,
+)
 from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.replaced import NOTE
@@ -101,6 +108,7 @@ _DUE = (
         jobs.c.sop_instance_uid.label("source"),
         instances.c.calling_ae,
         instances.c.calling_host,
+        sa.select(marks.c.value).where(_IS_RESTORED).scalar_subquery().label("restored"),
     )
     .join(jobs, jobs.c.id == deliveries.c.job)
     .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
@@ -113,7 +121,6 @@ _DUE = (
     .limit(sa.bindparam("most"))
 )
 _OBJECTS = sa.select(objects).where(objects.c.job.in_(sa.bindparam("made_by", expanding=True)))
-_RESTORED_VALUE = sa.select(marks.c.value).where(_IS_RESTORED)
 _FAILURES = sa.select(destinations.c.failures).where(
     destinations.c.name == sa.bindparam("destination")
 )
@@ -150,6 +157,25 @@ _DELIVERED = (
         unanswered=0,
     )
 )
+_CHANGED = _DELIVERED.returning(deliveries.c.job, deliveries.c.kind, deliveries.c.destination).cte(
+    "changed"
+)
+_SENT = (
+    sa.select(_CHANGED, jobs.c.sop_instance_uid).join(jobs, jobs.c.id == _CHANGED.c.job).cte("sent")
+)
+_DELIVERED_AT_ONCE = sa.select(_CHANGED.c.job).add_cte(
+    insert_events(
+        _SENT,
+        Stage.SENT,
+        said_of(
+            kind=_SENT.c.kind,
+            destination=_SENT.c.destination,
+            status=sa.cast(sa.bindparam("answer"), sa.Integer),
+        ),
+        sa.bindparam("took"),
+    ).cte("noted")
+)
+"""With its event, in one statement; no row where it is not open."""
 _POSTPONE = (
     deliveries.update()
     .where(_THIS, _is_one_of(UNSENT))
@@ -206,6 +232,16 @@ _WAKE = (
 )
 _ADD = deliveries.insert()
 _CHOSEN = sa.select(deliveries.c.job, deliveries.c.sop_instance_uid).where(_THIS)
+_CHOOSE_AT_ONCE = _CHOOSE.returning(
+    deliveries.c.sop_instance_uid,
+    sa.exists()
+    .where(
+        objects.c.job == deliveries.c.job,
+        objects.c.sop_instance_uid == deliveries.c.sop_instance_uid,
+    )
+    .label("has_row"),
+)
+"""With whether the object has a row already, as that which was made has."""
 _WITH_SOURCE = (
     sa.select(deliveries, jobs.c.sop_instance_uid.label("source")).join(jobs).where(_THIS)
 )
@@ -228,12 +264,6 @@ class Deliveries:
         with self._database.reading() as connection:
             for name in names:
                 found += _due_of(connection, name, now, limit_per_destination)
-            # after a restore each attempt may be the second: "duplicate" is then an answer to one
-            # of ours
-            if found and any(row.value for row in fetch(connection, _RESTORED_VALUE, {})):
-                found = [
-                    replace(delivery, unanswered=delivery.unanswered + 1) for delivery in found
-                ]
         return found
 
     def doubt(self) -> None:
@@ -290,8 +320,14 @@ class Deliveries:
         The attempt counts as unanswered until `delivered` or `postpone` records its status: a
         process may end, or a line break, after the object has arrived.
         """
-        with self._database.writing(in_a_row=True) as connection:
-            write(connection, _CHOOSE, [{"delivery": delivery, "wanted": sop_instance_uid}])
+        values = {"delivery": delivery, "wanted": sop_instance_uid}
+        if not self._database.is_sqlite:
+            ((settled, has_row),) = self._database.in_one(_CHOOSE_AT_ONCE, values)
+            if has_row:
+                return str(settled)
+        with self._database.writing() as connection:
+            if self._database.is_sqlite:
+                write(connection, _CHOOSE, [values])
             ((job, settled),) = fetch(connection, _CHOSEN, {"delivery": delivery})
             keep_variant(self._database, connection, job, settled)
             return str(settled)
@@ -311,7 +347,10 @@ class Deliveries:
         values = {"delivery": delivery, "answer": status, "now": now, "ask": ask_at}
         # A power cut that undoes it lets the object be sent again, and its answer is right then:
         # `choose` has noted on the disk that an attempt is open.
-        with self._database.writing(durable=False, in_a_row=True) as connection:
+        if not self._database.is_sqlite:
+            took = {"took": ms}
+            return bool(self._database.in_one(_DELIVERED_AT_ONCE, values | took, durable=False))
+        with self._database.writing(durable=False) as connection:
             changed = change(connection, _DELIVERED, values)
             if changed:
                 (row,) = fetch(connection, _WITH_SOURCE, values)
@@ -669,7 +708,9 @@ def _due_of(connection: Connection, destination: str, now: float, limit: int) ->
                 row.sop_instance_uid,
                 row.calling_ae,
                 row.calling_host,
-                row.unanswered,
+                # after a restore each attempt may be the second: "duplicate" is then an answer to
+                # one of ours
+                row.unanswered + (1 if row.restored else 0),
                 row.created_at,
             )
         )

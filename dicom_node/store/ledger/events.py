@@ -244,6 +244,48 @@ def event_row(new: NewEvent) -> dict[str, Any]:
     }
 
 
+def insert_events(
+    of: sa.CTE,
+    stage: Stage,
+    said: sa.ColumnElement[str] | None = None,
+    took: sa.ColumnElement[float] | None = None,
+) -> sa.Insert:
+    """Return the INSERT of an event for each row of a part of a statement (PostgreSQL).
+
+    Parameters
+    ----------
+    of : CTE
+        With ``job`` and ``sop_instance_uid``; the statement has a parameter ``now``.
+    said : column, optional
+        See `said_of`.
+    """
+    number = instances.c.number
+    none: sa.ColumnElement[Any] = sa.literal_column("''")
+    rows = sa.select(
+        number,
+        sa.case((number.is_(None), of.c.sop_instance_uid), else_=none),
+        sa.func.substr(of.c.job, 1, JOB_PREFIX),
+        sa.literal_column(f"'{stage}'"),
+        sa.cast(sa.bindparam("now"), events.c.at.type),
+        sa.cast(sa.null() if took is None else took, events.c.ms.type),
+        none if said is None else said,
+        sa.literal_column("1"),
+    ).join_from(of, instances, instances.c.sop_instance_uid == of.c.sop_instance_uid)
+    columns = (events.c.instance, events.c.sop_instance_uid, events.c.job, events.c.stage)
+    rest = (events.c.at, events.c.ms, events.c.detail, events.c.is_typed)
+    return events.insert().from_select([*columns, *rest], rows)
+
+
+def said_of(**details: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """Return what `Details.dump` gives for these, in the words of PostgreSQL; none is empty."""
+    pieces: list[sa.ColumnElement[Any]] = []
+    for name in (name for name in _NAMES if name in details):
+        begin = "," if pieces else "{"
+        pieces.append(sa.literal_column(f"""'{begin}"{_SHORT.get(name, name)}":'"""))
+        pieces.append(sa.cast(sa.func.to_json(details[name]), sa.Text))
+    return sa.func.concat(*pieces, sa.literal_column("'}'"))
+
+
 def append(connection: Connection, stages: list[NewEvent]) -> None:
     """Append events; every transition does so in its own transaction."""
     if stages:

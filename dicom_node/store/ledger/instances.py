@@ -18,9 +18,16 @@ from dicom_node.base.local_time import local_time
 from dicom_node.standard.priority import FROM_DIMSE, DimsePriority, Priority
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.batch import Batch
-from dicom_node.store.ledger.database import Database, DriverTransaction, fetch, write
+from dicom_node.store.ledger.database import (
+    Database,
+    DriverTransaction,
+    PreparedStatement,
+    fetch,
+    write,
+)
 from dicom_node.store.ledger.events import (
     ADD_EVENT,
+    JOB_PREFIX,
     Details,
     NewEvent,
     Stage,
@@ -164,6 +171,38 @@ _JOB = (
 )
 
 
+_INSTANCE = (*_FACTS, "is_filled", "state", "reason", "received_at", "kept_at", "sort_name")
+
+
+def _add_at_once(database: Database) -> sa.TextClause:
+    """Return what records an Instance, its words, its job and their events at once (PostgreSQL).
+
+    The job is that of one route and of the study's first image, as most are. Of a later image the
+    answer has its number in the study, and the job is added with what that asks for.
+    """
+    types = {name: jobs.c[name].type.compile(dialect=database.dialect) for name in _JOB}
+    facts = ", ".join(f":instances_{name}" for name in _INSTANCE)
+    job = ", ".join(f"CAST(:jobs_{name} AS {type_})" for name, type_ in types.items())
+    return sa.text(
+        f"WITH added AS (INSERT INTO instances ({', '.join(_INSTANCE)}) "  # noqa: S608 - names from above
+        f"VALUES ({facts}) ON CONFLICT DO NOTHING RETURNING number), "
+        "found AS (INSERT INTO words (number, text) "
+        "SELECT number, array_to_tsvector(string_to_array(CAST(:words AS TEXT), ' ')) FROM added "
+        "ON CONFLICT (number) DO NOTHING), "
+        "numbered AS MATERIALIZED (SELECT number, "
+        "study_number(CAST(:instances_study_instance_uid AS TEXT), CAST(:jobs_model AS TEXT)) "
+        "AS place FROM added), "
+        f"made AS (INSERT INTO jobs ({', '.join(_JOB)}) "
+        f"SELECT {job} FROM numbered WHERE place = 1), "
+        "noted AS (INSERT INTO events (instance, job, at, stage, is_typed) "
+        "SELECT number, job, CAST(:instances_received_at AS DOUBLE PRECISION), stage, 1 "
+        f"FROM (SELECT number, '' AS job, '{Stage.RECEIVED}' AS stage FROM added UNION ALL "
+        f"SELECT number, CAST(:job_prefix AS TEXT), '{Stage.ROUTED}' FROM numbered "
+        "WHERE place = 1) of_both) "
+        "SELECT number, place FROM numbered"
+    )
+
+
 def _next_in_study(study: sa.BindParameter[str], model: sa.BindParameter[str]) -> Any:
     """Return the statement that gives out the next number of a study (SQLite)."""
     before = sa.select(counters.c.last).where(
@@ -201,10 +240,7 @@ class _Statements:
         new = database.insert(instances).on_conflict_do_nothing()
         if database.is_sqlite:
             new = new.values(number=next_number())
-        self.add_instance = database.prepared(
-            new.returning(instances.c.number),
-            (*_FACTS, "is_filled", "state", "reason", "received_at", "kept_at", "sort_name"),
-        )
+        self.add_instance = database.prepared(new.returning(instances.c.number), _INSTANCE)
         adds_words = ADD_WORDS if database.is_sqlite else ADD_WORDS_POSTGRESQL
         self.add_words = database.prepared(adds_words)
         self.add_order = database.prepared(
@@ -214,6 +250,7 @@ class _Statements:
             sa.text("SELECT id FROM orders WHERE content = :content")
         )
         self.count_up = database.prepared(self.numbers)
+        self.add_at_once = None if database.is_sqlite else database.prepared(_add_at_once(database))
         self.any_order = database.prepared(_ANY_ORDER)
         self.add_job = database.prepared(jobs.insert(), _JOB)
         self.add_event = database.prepared(ADD_EVENT)
@@ -298,6 +335,8 @@ class Instances:
         return receipts
 
     def _record_first(self, driver: DriverTransaction, arrival: _Arrival) -> Receipt | None:
+        if self._statements.add_at_once is not None and len(arrival.routes) == 1:
+            return self._record_at_once(driver, arrival, self._statements.add_at_once)
         instance, now, uid = arrival.instance, arrival.at, arrival.instance.sop_instance_uid
         reason = _why_ignored(arrival)
         added = driver.first(self._statements.add_instance, _instance_row(arrival, reason))
@@ -315,12 +354,44 @@ class Instances:
         driver.run(self._statements.add_event, *(event_row(stage) for stage in stages))
         return Receipt("new", tuple(made), instance.file, reason)
 
+    def _record_at_once(
+        self, driver: DriverTransaction, arrival: _Arrival, statement: PreparedStatement
+    ) -> Receipt | None:
+        """Do as `_record_first` for an Instance with one route (PostgreSQL)."""
+        instance, (route,), now = arrival.instance, arrival.routes, arrival.at
+        shared, own = split_order(_order_of_route(route, 1, now))
+        job = _job_row(instance, route, now)
+        job |= {"order_id": self._order_id(driver, shared), "report_order": own}
+        facts = (instance.patient_name, instance.patient_id, instance.accession_number)
+        values = {f"instances_{name}": v for name, v in _instance_row(arrival, "").items()}
+        values |= {f"jobs_{name}": value for name, value in job.items()}
+        values |= {"words": searched_text(*facts), "job_prefix": str(job["id"])[:JOB_PREFIX]}
+        added = driver.first(statement, values)
+        if added is None:
+            return None
+        if added[1] != 1:
+            self._add_job(driver, instance, route, now, int(str(added[1])))
+            routed = NewEvent(instance.sop_instance_uid, Stage.ROUTED, now, str(job["id"]))
+            driver.run(self._statements.add_event, event_row(routed))
+        return Receipt("new", (str(job["id"]),), instance.file)
+
     def _add_job(
-        self, driver: DriverTransaction, instance: Instance, route: Route, now: float
+        self,
+        driver: DriverTransaction,
+        instance: Instance,
+        route: Route,
+        now: float,
+        number: int = 0,
     ) -> str:
-        """Add the job of one route and return its id."""
+        """Add the job of one route and return its id.
+
+        Parameters
+        ----------
+        number : int
+            That of its report in the study, where it has been given out.
+        """
         counter = _counter_key(instance.study_instance_uid, route.model)
-        number = driver.number(self._statements.count_up, counter)
+        number = number or driver.number(self._statements.count_up, counter)
         order = _order_of_route(route, number, now)
         if number > 1:
             order = order.model_copy(

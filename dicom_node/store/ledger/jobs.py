@@ -17,7 +17,14 @@ from dicom_node.base.plurals import counted
 from dicom_node.store.clock import TOLERANCE_S, Clock
 from dicom_node.store.ledger.database import Database, change, fetch, fetch_among, write
 from dicom_node.store.ledger.deliveries import insert_deliveries
-from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.events import (
+    Details,
+    NewEvent,
+    Stage,
+    append,
+    insert_events,
+    said_of,
+)
 from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.makers import Makers
 from dicom_node.store.ledger.orders import order_of
@@ -188,6 +195,26 @@ _CLAIM = (
         attempts=jobs.c.attempts + 1,
     )
 )
+_CLAIMED = (
+    _CLAIM.where(sa.not_(sa.exists(names_of("worker").where(holds.c.name == sa.bindparam("who")))))
+    .returning(
+        *(jobs.c.id.label("job"), jobs.c.sop_instance_uid, jobs.c.attempts, jobs.c.worker),
+        *(jobs.c.order_id, jobs.c.report_order),
+    )
+    .cte("claimed")
+)
+_CLAIM_AT_ONCE = (
+    sa.select(_CLAIMED.c.attempts, _CLAIMED.c.order_id, _CLAIMED.c.report_order)
+    .add_columns(instances.c.size, instances.c.file, orders.c.content.label("ordered"))
+    .join(instances, instances.c.sop_instance_uid == _CLAIMED.c.sop_instance_uid)
+    .outerjoin(orders, orders.c.id == _CLAIMED.c.order_id)
+    .add_cte(
+        insert_events(
+            _CLAIMED, Stage.CLAIMED, said_of(attempt=_CLAIMED.c.attempts, worker=_CLAIMED.c.worker)
+        ).cte("noted")
+    )
+)
+"""A claim that is good, and its event, in one statement; no row where there is anything to say."""
 _UNPUBLISH = (
     jobs.update()
     .where(_IS_MINE, jobs.c.state == JobState.QUEUED)
@@ -208,6 +235,21 @@ _REPORT = (
         is_kept=sa.bindparam("keeps"),
     )
 )
+
+_REPORTED = _REPORT.returning(*jobs.c, jobs.c.id.label("job")).cte("reported")
+_REPORT_AT_ONCE = (
+    sa.select(*(column for column in _REPORTED.c if column.name != "job"))
+    .add_columns(instances.c.calling_ae, instances.c.calling_host)
+    .add_columns(orders.c.content.label("ordered"))
+    .join(instances, instances.c.sop_instance_uid == _REPORTED.c.sop_instance_uid)
+    .outerjoin(orders, orders.c.id == _REPORTED.c.order_id)
+)
+
+
+@cache
+def _report_at_once(stage: Stage) -> sa.Select[Any]:
+    """Return the statement that ends a job with a result, keeps the event and returns the row."""
+    return _REPORT_AT_ONCE.add_cte(insert_events(_REPORTED, stage).cte("noted"))
 
 
 _NEXT = (
@@ -235,6 +277,36 @@ _QUEUE = (
         handouts=jobs.c.handouts + 1,
     )
 )
+
+
+def _queue_at_once(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Return the statement that hands out what a query finds, and keeps the events."""
+    due = query.add_columns(jobs.c.priority, jobs.c.received_at).cte("due")
+    order = (due.c.priority, due.c.received_at, due.c.id)
+    place = sa.func.row_number().over(order_by=order).label("place")
+    columns = (due.c.id.label("job"), due.c.sop_instance_uid, due.c.handouts)
+    placed = sa.select(*columns, place).order_by(place).cte("placed")
+    token = sa.text("(CAST(:tokens AS text[]))[placed.place]")
+    given = (
+        jobs.update()
+        .where(jobs.c.id == placed.c.job)
+        .values(
+            state=sa.literal_column(f"'{JobState.QUEUED}'"),
+            token=token,
+            until=sa.bindparam("until_then"),
+            dated_at=sa.bindparam("now"),
+            handouts=jobs.c.handouts + 1,
+        )
+        .returning(jobs.c.id, jobs.c.token, placed.c.place)
+        .cte("given")
+    )
+    told = sa.select(placed).where(placed.c.handouts < _TOLD).cte("told")
+    noted = insert_events(told, Stage.QUEUED).cte("noted")
+    return sa.select(given.c.id, given.c.token).order_by(given.c.place).add_cte(noted)
+
+
+_QUEUE_AT_ONCE = _queue_at_once(_NEXT)
+_QUEUE_PRIORITY_AT_ONCE = _queue_at_once(_NEXT_OF_PRIORITY)
 _TRIED = sa.select(jobs.c.id).where(
     jobs.c.id.in_(sa.bindparam("ids", expanding=True)), jobs.c.attempts > 0
 )
@@ -282,17 +354,22 @@ class JobLedger:
         query = _NEXT if priority is None else _NEXT_OF_PRIORITY
         if priority is not None:
             wanted["only"] = priority
-        with self._database.writing(durable=False, in_a_row=True) as connection:
+        # a power cut may undo this: the jobs are handed out again, and the lost tickets are void
+        if not self._database.is_sqlite:
+            at_once = _QUEUE_AT_ONCE if priority is None else _QUEUE_PRIORITY_AT_ONCE
+            tokens = [secrets.token_hex(TOKEN_BYTES) for _ in range(limit)]
+            wanted |= {"until_then": until, "tokens": tokens}
+            given = self._database.in_one(at_once, wanted, durable=False)
+            return [Ticket(job=row.id, token=row.token) for row in given]
+        with self._database.writing(durable=False) as connection:
             rows = fetch(connection, query, wanted)
-            # a power cut may undo this: the jobs are handed out again, and the lost tickets are
-            # void
             tickets = [Ticket(job=row.id, token=secrets.token_hex(TOKEN_BYTES)) for row in rows]
             if tickets:
-                given = [
+                values = [
                     {"job": ticket.job, "given": ticket.token, "until_then": until, "now": now}
                     for ticket in tickets
                 ]
-                write(connection, _QUEUE, given)
+                write(connection, _QUEUE, values)
             events = [
                 NewEvent(row.sop_instance_uid, Stage.QUEUED, now, row.id)
                 for row in rows
@@ -388,10 +465,16 @@ class JobLedger:
             There is no such job.
         """
         now = self._clock.wall()
+        values = {"of": job, "by": token, "who": worker, "end": now + lease_s, "now": now}
+        if not self._database.is_sqlite:
+            for row in self._database.in_one(_CLAIM_AT_ONCE, values, durable=False):
+                if self._makers.is_due(worker, now):
+                    with self._database.writing(durable=False) as connection:
+                        self._makers.note_claim(connection, worker, now)
+                return _claimed(job, row, lease_s)
         if self._turns_away(job, token, worker, now):
             raise _stale_token(job)
         with self._database.writing(durable=False, in_a_row=True) as connection:
-            values = {"of": job, "by": token, "who": worker, "end": now + lease_s, "now": now}
             changed = change(connection, _CLAIM, values)
             row = self._read_row(connection, job)
             # not changed and yet ours: the answer to the first claim was lost on the way
@@ -405,11 +488,12 @@ class JobLedger:
                 details = Details(attempt=row.attempts, worker=worker)
                 new = NewEvent(row.sop_instance_uid, Stage.CLAIMED, now, job, details)
                 append(connection, [new])
-                self._makers.note_claim(connection, worker, now)
+                if self._makers.is_due(worker, now):
+                    self._makers.note_claim(connection, worker, now)
             else:
                 lease = {"until": now + lease_s, "dated_at": now}
                 _change_held(connection, job, token, JobState.RUNNING, lease)
-        return Claimed(job, row.attempts, lease_s, row.size, row.file, order_of(row, row.ordered))
+        return _claimed(job, row, lease_s)
 
     def _turns_away(self, job: str, token: str, worker: str, now: float) -> bool:
         """Return whether a worker is held; then its ticket is void and the job soon another's."""
@@ -513,16 +597,14 @@ class JobLedger:
                 "keeps": 1 if result.objects else 0,
                 "found": FINDINGS.get(result.presence or "", NO_FINDING),
             }
-            changed = change(connection, _REPORT, values)
-            row = self._read_row(connection, job)
-            if not changed:
+            row = self._end_job(connection, Stage(result.outcome), values)
+            if row is None:
+                row = self._read_row(connection, job)
                 # recorded by an earlier call whose answer was lost: it gets the same answer
                 if row.token == token and row.state in WITH_RESULT:
                     return True
                 raise _stale_token(job)
             self._add_objects(connection, job, result, files)
-            stage = Stage(result.outcome)
-            append(connection, [NewEvent(row.sop_instance_uid, stage, now, job)])
             insert_deliveries(connection, row, result, now)
         return True
 
@@ -571,6 +653,19 @@ class JobLedger:
             raise _unknown_job(job)
         return rows[0]
 
+    def _end_job(
+        self, connection: Connection, stage: Stage, values: Mapping[str, Any]
+    ) -> Row[Any] | None:
+        """Give a job its result and return its row; None where the token does not hold it."""
+        if not self._database.is_sqlite:
+            found = fetch(connection, _report_at_once(stage), values)
+            return found[0] if found else None
+        if not change(connection, _REPORT, values):
+            return None
+        row = self._read_row(connection, values["of"])
+        append(connection, [NewEvent(row.sop_instance_uid, stage, values["now"], row.id)])
+        return row
+
     def _requeue_job(
         self, connection: Connection, row: Row[Any], now: float, delay_s: float = 0.0
     ) -> int:
@@ -601,6 +696,10 @@ class JobLedger:
         ]
         if made:
             write(connection, _ADD_OBJECTS, made, is_whole=False)
+
+
+def _claimed(job: str, row: Row[Any], lease_s: float) -> Claimed:
+    return Claimed(job, row.attempts, lease_s, row.size, row.file, order_of(row, row.ordered))
 
 
 def _waiting_counts(rows: Sequence[_Count]) -> Waiting:

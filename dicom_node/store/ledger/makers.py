@@ -80,17 +80,17 @@ class Makers:
                 found = fetch(connection, _NUMBER, asked)
                 return int(found[0].id) if found else 0
             number = self._known[tuple(key.values())] = int(found[0].id)
-        if self._is_due(number, now):
+        if self.is_due(number, now):
             write(connection, _NOTE, [{"number": number, "now": now}])
         return number
 
     def note_claim(self, connection: Connection, worker: str, now: float) -> None:
-        """Note that a worker has claimed a job."""
-        if self._is_due(worker, now):
-            claimed = {"name": worker, "claimed_at": now}
-            write(connection, self._statements.note_worker, [claimed], is_whole=False)
+        """Note that a worker has claimed a job; where it `is_due`."""
+        claimed = {"name": worker, "claimed_at": now}
+        write(connection, self._statements.note_worker, [claimed], is_whole=False)
 
-    def _is_due(self, who: int | str, now: float) -> bool:
+    def is_due(self, who: int | str, now: float) -> bool:
+        """Return whether a maker's last result or a worker's last claim is to be noted, once."""
         if abs(now - self._noted.get(who, 0.0)) < EVERY_S:
             return False
         if len(self._noted) > _MOST_NOTED:

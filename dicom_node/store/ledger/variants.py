@@ -47,26 +47,25 @@ def is_recast(part: str) -> bool:
 
 
 _OF_JOB = sa.select(objects).where(objects.c.job == sa.bindparam("of"))
-_REPORTS = sa.select(objects).where(
-    objects.c.job.in_(sa.bindparam("ids", expanding=True)), objects.c.kind == "sr"
-)
 _RESULT = sa.case((jobs.c.maker_id.is_(None), jobs.c.result), else_="").label("result")
-_MADE_OF = sa.select(
-    jobs.c.id, jobs.c.sop_instance_uid, jobs.c.generation, DEVICE_UID, OPTIONS, _RESULT
-).where(jobs.c.id.in_(sa.bindparam("ids", expanding=True)))
+_REPORTS = (
+    sa.select(objects, jobs.c.sop_instance_uid.label("source"), jobs.c.generation)
+    .add_columns(DEVICE_UID, OPTIONS, _RESULT)
+    .join(jobs, jobs.c.id == objects.c.job)
+    .where(objects.c.job.in_(sa.bindparam("ids", expanding=True)), objects.c.kind == "sr")
+)
+"""The objects of reports, each with what its UIDs are made of."""
 
 
 def variants_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[ReportFile]]:
     """Return the report of each of some jobs as each SR class; none where none was made."""
-    made = fetch_among(connection, _REPORTS, "ids", ids)
-    rows = fetch_among(connection, _MADE_OF, "ids", list({report.job for report in made}))
-    return {
-        row.id: _report_variants(row, [report for report in made if report.job == row.id])
-        for row in rows
-    }
+    made: dict[str, list[Any]] = {}
+    for report in fetch_among(connection, _REPORTS, "ids", ids):
+        made.setdefault(report.job, []).append(report)
+    return {job: _report_variants(reports) for job, reports in made.items()}
 
 
-def _report_variants(row: Any, made: Sequence[Any]) -> list[ReportFile]:
+def _report_variants(made: Sequence[Any]) -> list[ReportFile]:
     """Return what was made, then what can be made of it."""
     found = [
         ReportFile(
@@ -78,7 +77,7 @@ def _report_variants(row: Any, made: Sequence[Any]) -> list[ReportFile]:
     known = {report.sop_class_uid for report in found}
     for name, sop_class in SR_CLASSES.items():
         if sop_class not in known and kept.sop_class_uid in SR_CLASSES.values():
-            uid = _variant_uid(row, kept, sop_class)
+            uid = _variant_uid(made[0], kept, sop_class)
             found.append(ReportFile(kept.kind, f"{RECAST}{name}", sop_class, uid, kept.file))
     return found
 
@@ -86,7 +85,7 @@ def _report_variants(row: Any, made: Sequence[Any]) -> list[ReportFile]:
 def _variant_uid(row: Any, kept: ReportFile, sop_class: str) -> str:
     """Return the UID that a worker would give the report in this class."""
     options = row.options or json.loads(row.result or "{}").get("options", "")
-    about = (row.sop_instance_uid, row.device_uid, options, row.generation)
+    about = (row.source, row.device_uid, options, row.generation)
     if object_uid("sr", kept.sop_class_uid, *about) == kept.sop_instance_uid:
         return object_uid("sr", sop_class, *about)
     return recast_uid(sop_class, kept.sop_instance_uid)
