@@ -105,8 +105,8 @@ def know_postgresql() -> None:
                 index.dialect_kwargs["postgresql_using"] = "hash"
 
 
-def is_index_of(index: Index, dialect: str) -> bool:
-    """Return whether a database of this kind has an index."""
+def is_index_of(index: Index | UniqueConstraint, dialect: str) -> bool:
+    """Return whether a database of this kind has an index, or that of a constraint."""
     return bool(index.info.get(_ONLY, dialect) == dialect)
 
 
@@ -369,8 +369,8 @@ jobs = Table(
     Column("finding", String(1)),
     _partial_index("ix_jobs_finding", "finding", "received_at", where="finding <> ''"),
     _partial_index("ix_jobs_unfound", "ended_at", where=_UNFOUND),
-    # in SQLite; the jobs of an Instance are found by it
-    UniqueConstraint("sop_instance_uid", "model", "generation").ddl_if(dialect="sqlite"),
+    # the jobs of an Instance are found by these
+    UniqueConstraint("sop_instance_uid", "model", "generation", info={_ONLY: "sqlite"}),
     Index("ix_jobs_instance", "sop_instance_uid", info={_ONLY: "postgresql", _HASHED: True}),
     _partial_index(
         "ix_jobs_unfinished", "state", "model", "priority", "received_at", where=_UNFINISHED

@@ -71,7 +71,8 @@ def schema_differences(url: str) -> list[Any]:
     def is_wanted(thing: Any, name: str | None, kind: str, is_found: bool, other: Any) -> bool:
         if kind == "table":
             return name in known
-        return kind != "index" or is_found or schema.is_index_of(thing, engine.dialect.name)
+        is_index = kind in ("index", "unique_constraint")
+        return not is_index or is_found or schema.is_index_of(thing, engine.dialect.name)
 
     with engine.connect() as connection:
         options = {"include_object": is_wanted}

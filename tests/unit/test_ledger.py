@@ -1235,7 +1235,6 @@ def test_postgresql_gets_few_messages_from_reception_to_delivery(
     assert len(sent) <= 16, [" ".join(query.split())[:60] for query in sent]
 
 
-
 @pytest.mark.parametrize("how", ["a statement fails", "the caller fails", "both wait"])
 def test_a_transaction_in_a_row_happens_as_a_whole_or_not(ledger: Ledger, how: str) -> None:
     """PostgreSQL gets its statements without a wait for each answer: a late fault undoes all."""
