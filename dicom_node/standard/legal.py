@@ -63,16 +63,20 @@ def _legal_components(group: str) -> str:
     return "^".join([*parts[:4], " ".join(part for part in parts[4:] if part)][: len(parts)])
 
 
+_FIRST_YEAR = 1000
+
+
 def legal_date(value: str) -> str:
     """Return a DA value, repaired where its meaning is plain, else empty."""
     digits = re.sub(r"[.\-/]", "", value.strip(" \0"))
     if not re.fullmatch(r"[0-9]{8}", digits):
         return ""
     try:
-        date.fromisoformat(digits)
+        day = date.fromisoformat(digits)
     except ValueError:
         return ""
-    return digits
+    # 00010101 is what programs write that have no date; validators take no year before 1000.
+    return digits if day.year >= _FIRST_YEAR else ""
 
 
 def legal_time(value: str) -> str:

@@ -52,6 +52,7 @@ def test_paragraphs_are_cut_at_their_length() -> None:
 
 
 def test_dates_and_times_are_repaired_or_left_empty() -> None:
+    assert (legal_date("00010101"), legal_date("18991231")) == ("", "18991231")
     assert (legal_date("2026-01-31"), legal_date("1950"), legal_date("20260231")) == (
         "20260131",
         "",

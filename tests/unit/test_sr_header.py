@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from reports import ALGORITHM, CASES, ORDER
 
+from dicom_node.base.errors import NotUnderstood
 from worker.report import header
 from worker.report.sr import build
 
@@ -109,6 +110,29 @@ def test_an_illegal_identifier_becomes_legal_and_the_report_says_so() -> None:
 
 def test_a_legal_header_is_left_as_it_is() -> None:
     assert header.read(reports.source()).changes == ()
+
+
+@pytest.mark.filterwarnings("ignore:Failed to decode byte string")
+def test_a_name_that_does_not_fit_its_character_set_is_named() -> None:
+    whole = reports.as_bytes(
+        reports.source(PatientName="Mueller^Joerg", SpecificCharacterSet="ISO_IR 192")
+    )
+    latin = whole.replace(b"Mueller^Joerg", "M\xfcller ^J\xf6rg ".encode("latin-1"))
+    unnamed = latin.replace(b"ISO_IR 192", b"          ")
+
+    assert list(header.read(reports.read(latin)).changes) == [
+        "The image's Patient's Name does not fit its Specific Character Set."
+    ]
+    assert list(header.read(reports.read(unnamed)).changes) == [
+        "The image names no Specific Character Set for its Patient's Name."
+    ]
+
+
+def test_an_instance_of_two_studies_gets_no_report() -> None:
+    two = reports.read(reports.as_bytes(reports.source()).replace(b"1.2.3\0", b"1.2\\3."))
+
+    with pytest.raises(NotUnderstood, match="several values of StudyInstanceUID"):
+        header.read(two)
 
 
 @pytest.mark.parametrize("offset", ["+1500", "0100", "Z", "+01:00"])

@@ -67,6 +67,9 @@ OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII)
 STUDY = re.compile(r"[0-2](?=.*[1-9])(\.(0|[1-9][0-9]*))+")
 """A UID with a root that there is (PS3.5 9.1), for a request that may name any."""
 
+UNREADABLE = "\ufffd"
+"""Stands for bytes that are no character of the set that the source names."""
+
 NOT_STATED = "Not stated by the source"
 
 
@@ -211,7 +214,7 @@ def read(source: Dataset) -> Evidence:
     Raises
     ------
     NotUnderstood
-        One of the four UIDs that place an Instance is missing.
+        One of the four UIDs that place an Instance is missing, or has several values.
     """
     study = _read_uid(source, "StudyInstanceUID")
     changes: dict[str, None] = {}
@@ -275,6 +278,8 @@ def _read_uid(source: Dataset, keyword: str) -> str:
     value = text(source, keyword).strip(" \0")
     if not value:
         raise NotUnderstood(f"the Instance has no {keyword}; a report needs it")
+    if "\\" in value:
+        raise NotUnderstood(f"the Instance has several values of {keyword}; a report needs one")
     return value
 
 
@@ -314,8 +319,10 @@ def _legal_value(source: Dataset, keyword: str, changes: dict[str, None]) -> str
     value = text(source, keyword)
     vr = dictionary_VR(keyword)
     legal = {"DA": legal_date, "TM": legal_time}.get(vr, lambda raw: legal_text(vr, raw))(value)
+    name = dictionary_description(keyword)
+    if UNREADABLE in legal:
+        changes[f"The image's {name} does not fit its Specific Character Set."] = None
     if legal.strip() != value.strip(" \0"):
-        name = dictionary_description(keyword)
         made = "changed" if legal.strip() else "left out"
         changes[f"The image's {name} breaks a rule of DICOM and was {made}."] = None
     return legal
@@ -327,6 +334,11 @@ def _common_elements(source: Dataset, changes: dict[str, None]) -> Dataset:
     put(common, "StudyInstanceUID", _read_uid(source, "StudyInstanceUID"))
     for keyword in (*IDENTIFIERS, "StudyDate", "PatientBirthDate", "StudyTime"):
         put(common, keyword, _legal_value(source, keyword, changes))
+    if not text(source, "SpecificCharacterSet").strip(" \0"):
+        for keyword in IDENTIFIERS:
+            if not text(common, keyword).isascii():
+                name = dictionary_description(keyword)
+                changes[f"The image names no Specific Character Set for its {name}."] = None
     sex = text(source, "PatientSex").strip(" \0")
     put(common, "PatientSex", sex if sex in {"M", "F", "O"} else "")
     if sex and not text(common, "PatientSex"):
