@@ -64,8 +64,8 @@ def demo(folder: Path | None, *, count: int = 0, keep: bool = False, as_json: bo
         node_in(here, archive) as node,
     ):
         phantoms = _draw_phantoms(here, count)
-        with progress.wait("node and worker start"):
-            node.wait_until_ready()
+        with progress.wait("node and worker start") as say:
+            node.wait_until_ready(say)
         started = HOST_CLOCK.wall()
         _send_phantoms(node, phantoms)
         answers = _await_answers(node, archive, phantoms, started)

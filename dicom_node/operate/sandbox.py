@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,13 @@ from dicom_node.dimse.archive import Archive
 from dicom_node.settings import Peer
 
 START_S = 120.0
-"""Longest start of node and worker; loading torch from a cold disk is most of it."""
+"""How long node and worker may do nothing before they are ready."""
+
+LONGEST_START_S = 900.0
+"""Longest start on a machine that has no time for it; loading torch is most of it."""
+
+_SIGNS_OF_WORK_S = 2.0
+"""Processor seconds in `START_S` that show that a start goes on; waiting takes fewer."""
 
 WORKER_IS_READY = b"ready: "
 """In the log line of a worker that takes jobs from now on."""
@@ -75,28 +82,45 @@ class SandboxNode:
     page: str
     log: Path
 
-    def wait_until_ready(self) -> None:
-        """Return when node and worker take images.
+    def wait_until_ready(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Return when node and worker take images; `say` hears how far they are.
 
         Raises
         ------
         Unreachable
-            They did not start; the message has the last line of their log.
+            They did not start, or stopped getting on with it; the message has the last line of
+            their log.
         """
-        end = time.monotonic() + START_S
-        while time.monotonic() < end:
+        start = looked = time.monotonic()
+        work = _processor_seconds(self.process.pid)
+        while not self._is_ready():
             if self.process.poll() is not None:
                 raise Unreachable(f"the node did not start: {last_line(self.log)}")
-            try:
-                scu.echo("ARCHIVE", self.peer)
-            except ChexFractError:
-                time.sleep(0.1)
-                continue
-            # The times of the stages are to be those of a node in service, not of a start.
-            if WORKER_IS_READY in self.log.read_bytes():
-                return
+            now = time.monotonic()
+            say(f"{now - start:.0f} s so far; {last_line(self.log)}")
+            # A busy machine makes a start slow and not wrong: what still works is waited for.
+            if now - looked > START_S:
+                before, work = work, _processor_seconds(self.process.pid)
+                is_stuck = work - before < _SIGNS_OF_WORK_S
+                if is_stuck or now - start > LONGEST_START_S:
+                    wrong = "did nothing any more" if is_stuck else "were still not ready"
+                    raise Unreachable(
+                        f"node and worker {wrong} after {now - start:.0f} s; run it again where the"
+                        f" machine is less busy, or see {self.log}: {last_line(self.log)}"
+                    )
+                looked = now
             time.sleep(0.1)
-        raise Unreachable(f"node and worker were not ready within {START_S:.0f} s: {self.log}")
+
+    def _is_ready(self) -> bool:
+        """Tell whether the node answers and its worker takes jobs.
+
+        The times of the stages are to be those of a node in service, not of a start.
+        """
+        try:
+            scu.echo("ARCHIVE", self.peer)
+        except ChexFractError:
+            return False
+        return WORKER_IS_READY in self.log.read_bytes()
 
 
 @contextmanager
@@ -170,6 +194,22 @@ def _free_ports(count: int) -> list[int]:
     for listening in sockets:
         listening.close()
     return ports
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time of a process and of all that it has started, as Linux counts it."""
+    parents: dict[int, int] = {}
+    times: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The name, in brackets, may hold anything; state, parent and times come behind it.
+            fields = path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(fields[1])
+            times[int(path.parent.name)] = sum(int(ticks) for ticks in fields[11:15])
+    own = {pid}
+    while more := {child for child, parent in parents.items() if parent in own} - own:
+        own |= more
+    return sum(times.get(process, 0) for process in own) / os.sysconf("SC_CLK_TCK")
 
 
 def last_line(log: Path) -> str:

@@ -109,8 +109,8 @@ def _own_node() -> Iterator[tuple[list[dict[str, str]], Way]]:
         here = Path(folder)
         with archive_in(here) as archive, node_in(here, archive) as node:
             files = draw(here / "drawn", "--transfer-syntaxes")
-            with progress.wait("node and worker start"):
-                node.wait_until_ready()
+            with progress.wait("node and worker start") as say:
+                node.wait_until_ready(say)
             yield files, Way("ARCHIVE", node.peer, "archive", node.ledger, True)
 
 
