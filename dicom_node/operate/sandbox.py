@@ -213,9 +213,13 @@ def _processor_seconds(pid: int) -> float:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log, for messages."""
+    """Return what the last line of a log says, for messages."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    if not lines:
+        return "it said nothing"
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(lines[-1])["message"])  # as logs are where no terminal is
+    return lines[-1]
 
 
 def draw(out: Path, *options: str) -> list[dict[str, str]]:

@@ -451,6 +451,33 @@ def test_pixel_data_must_be_complete(decoder):
     assert refused.value.code == "undecodable"
 
 
+@pytest.mark.parametrize("kind", ["bare", "rle"])
+@pytest.mark.parametrize("shape", [(420, 300), (300, 420)])
+@pytest.mark.parametrize("bits", [8, 12])
+def test_swapped_rows_and_columns_are_named(decoder, kind, shape, bits):
+    """A picture with lines of the wrong length comes out sheared, and is no picture to read."""
+    picture = drawn(*shape, bits=bits)
+    ds = instance(picture, bits)
+    if kind == "rle":
+        ds = compressed(ds, RLE, rle(picture))
+    assert decoder.decode(ds).shape == shape
+
+    ds.Rows, ds.Columns = ds.Columns, ds.Rows
+    with pytest.raises(Rejected, match=r"Columns .* seem to be swapped") as refused:
+        decoder.decode(ds)
+    assert refused.value.code == "undecodable"
+
+
+@pytest.mark.parametrize("shape", [(420, 300), (300, 420), (300, 301), (256, 900)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_picture_without_likeness_of_lines_is_not_taken_for_swapped(decoder, shape, seed):
+    rows, columns = shape
+    noise = np.random.default_rng(seed).integers(0, 4096, shape, dtype=np.uint16)
+    downwards = np.repeat(np.linspace(0, 4095, rows).astype(np.uint16)[:, None], columns, axis=1)
+    for picture in (noise, downwards, downwards.max() - downwards, np.zeros(shape, np.uint16)):
+        assert decoder.decode(instance(picture)).shape == shape
+
+
 SLOW = drawn(2400, 2000)
 
 

@@ -87,6 +87,19 @@ def test_the_processor_time_of_children_counts(tmp_path: Path, started: list[San
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "it said nothing"), ("a\nb\n", "b"), ("[1]\n", "[1]"),
+     ('{"level": "info", "message": "worker \\"a\\" waits"}\n', 'worker "a" waits')],
+)  # fmt: skip
+def test_the_last_line_of_a_log_is_said_in_its_words(
+    content: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "node.log").write_text(content, encoding="utf-8")
+
+    assert sandbox.last_line(tmp_path / "node.log") == said
+
+
 def test_progress_is_said_where_no_terminal_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,9 @@ class Decoder:
         # Some writers encapsulate a codestream and call the file uncompressed: an Item tag
         # (FFFE,E000) in front betrays them, unless the length is just that of the pixels.
         if is_bare or (syntax in UNCOMPRESSED and _is_enough(head)):
-            yield _uncompressed_pixels(head, head.pixels)
+            bare = _uncompressed_pixels(head, head.pixels)
+            _check_lines(bare)
+            yield bare
             return
         with _naming_syntax(syntax):
             codestream = join_frame(bytes(head.pixels))
@@ -160,6 +162,8 @@ class Decoder:
                 codestream += END
             child, pixels = self._in_child(found, codestream, head.stored)
         try:
+            if found.codec == "rle":  # the only codestream that does not say how long its lines are
+                _check_lines(pixels)
             yield _as_header_says(pixels, found, head)
         finally:
             child.clear_memory()
@@ -272,6 +276,35 @@ def _is_deeper(pixels: Pixels, times: int) -> bool:
         if np.abs(lines[times:] - lines[:-times]).mean() < near / 2:
             return True
     return False
+
+
+def _check_lines(pixels: npt.NDArray[Any]) -> None:
+    """Refuse a picture whose Rows and Columns are swapped, which comes out sheared.
+
+    Neighbouring lines of any picture are alike. Of 12 radiographs the lines of a right header
+    differed by 0.02 to 0.23 of what they differ by under a swapped one.
+    """
+    rows, columns = pixels.shape
+    if rows == columns or max(rows, columns) > _MOST_OBLONG * min(rows, columns):
+        return  # a picture that only grows darker downwards looks the same in long lines
+    flat = pixels.reshape(-1)
+    if _line_step(flat, rows) < _line_step(flat, columns) / 3:
+        raise Rejected(
+            "undecodable",
+            f"Rows ({rows}) and Columns ({columns}) seem to be swapped: the lines of the picture "
+            "fit to one another only the other way round.",
+        )
+
+
+_MOST_OBLONG = 1.5
+_LOOKED_AT = 128  # pairs of lines
+
+
+def _line_step(flat: npt.NDArray[Any], length: int) -> float:
+    """Return how much neighbouring lines of that length differ, on average."""
+    lines = flat[: flat.size // length * length].reshape(-1, length)
+    at = np.unique(np.linspace(0, len(lines) - 2, _LOOKED_AT).astype(np.intp))
+    return float(np.abs(lines[at + 1].astype(np.int32) - lines[at]).mean())
 
 
 def _as_header_says(pixels: npt.NDArray[Any], found: Codestream, head: Header) -> Pixels:
