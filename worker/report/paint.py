@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from reportlab import rl_config
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfgen.canvas import Canvas
@@ -101,6 +102,9 @@ def as_pdf(pages: list[list[Mark]], radiograph: Pixels | None, title: str) -> by
 
 
 def _printed_pages(pages: list[list[Mark]], radiograph: Pixels | None, title: str) -> bytes:
+    # Streams of bytes: to make printable characters of them, in Python, took nine tenths of the
+    # time, for a file that is a quarter larger.
+    rl_config.useA85 = 0
     for name in (REGULAR, BOLD, IDEOGRAPHS):
         pdfmetrics.registerFont(font_face(name))
     buffer = BytesIO()
