@@ -152,6 +152,7 @@ class _Wire:
     def take_forgotten(self) -> list[int]:
         """Return these numbers once."""
         numbers = []
+        # Until there is none: another thread may take the last between a look and the taking.
         with suppress(IndexError):
             while True:
                 numbers.append(self.forgotten.popleft())
@@ -166,6 +167,8 @@ class _Kept:
     def __init__(self, wire: _Wire, number: int) -> None:
         self.wire = wire
         self.number = number
+        # Nobody says when a picture is given up on its way: the end of this object does. It may
+        # come in any thread, amid anything, so the number is only laid down, without a lock.
         weakref.finalize(self, wire.forgotten.append, number)
 
 
@@ -324,6 +327,7 @@ class ChildModel(LocalModel):
             sent = []
             for radiograph in radiographs:
                 kept = getattr(radiograph, "inputs", None)
+                # Another process knows nothing of these inputs, or has others under the number.
                 if isinstance(kept, _Kept) and kept.wire is self._wire:
                     rows.append({"kept": kept.number})
                 else:
@@ -355,6 +359,7 @@ class ChildModel(LocalModel):
         wire = wire or self._wire
         if wire is None:
             raise ModelFault(f"{self.name} is not loaded")
+        # Before the request is written: the answer may be there before this thread goes on.
         number, answers = wire.replies.begin()
         message = request | {"number": number, "forget": wire.take_forgotten()}
         try:
@@ -365,6 +370,7 @@ class ChildModel(LocalModel):
                 raise self._explain_death(wire) from exc
             while True:
                 try:
+                    # From each sign of progress on: a whole batch may take longer than that.
                     frame = answers.get(timeout=seconds)
                 except queue.Empty as exc:
                     self._end(wire, at_once=True)
@@ -413,6 +419,7 @@ class ChildModel(LocalModel):
         if wire is None:
             return None
         process = wire.process
+        # Another thread may have started the next one meanwhile, which is well.
         if process is self._process:
             self._process = self.model = None
         if at_once:

@@ -145,6 +145,7 @@ class LocalModel:
             The device is not there or too small.
         """
         listed = self.check_files()
+        # Before anything of the checkpoint is imported: from here on its own code may run.
         remote_code.shut_in()
         self.device = gen.device_of(self.wanted_device)
         self.dtype = gen.type_of(self.options.dtype, self.device)
@@ -155,6 +156,8 @@ class LocalModel:
             unloaded.callback(self.close)
             with memory(self.device), as_unacceptable(self.name, staged, self.files.folder):
                 self._load(staged)
+                # Weights are linked and not copied: what was read is what the sums are of only if
+                # nobody has written to them meanwhile.
                 for name in self.files.sums:
                     if name.endswith(checkpoint.WEIGHTS):
                         self.files.check_unchanged(name)
@@ -214,6 +217,7 @@ class LocalModel:
         began = time.monotonic()
         with self._lock, memory(self.device), as_fault(self.name):
             (trial,) = self._describe([self._trial_inputs()], None)
+        # Steps of a trial are compared one by one, those of a patient's picture are not kept.
         observer, self._observer = self._observer, gen.Observer()
         self._allow_time(time.monotonic() - began, max(1, trial.tokens))
         return Canary(
@@ -233,6 +237,8 @@ class LocalModel:
             self.options, "model_fields_set", {"max_time"}
         ):
             return
+        # Too much rather than too little, as an answer that is cut off loses what it was about to
+        # say: a token of the trial has a part of the prompt's time in it, and all of it is doubled.
         wanted = 2 * (seconds + seconds / tokens * self.options.max_new_tokens)
         self.max_time = max(self.options.max_time, min(wanted, LONGEST_S))
         for config in (
@@ -296,6 +302,8 @@ class LocalModel:
             return radiograph
         if self.model is None:
             raise ModelFault(f"{self.name} is not loaded")
+        # One at a time: tokenizers and remote processors are not made for several threads. On the
+        # CPU, so full memory says nothing of the accelerator.
         with self._inputs_lock, memory(None), as_fault(self.name):
             return Prepared(radiograph.pixels, self._inputs(radiograph.pixels))
 
@@ -324,6 +332,7 @@ class LocalModel:
                 described = self._describe(prepared, progress)
                 is_sound = self._observer.is_sound
         except ModelFault:
+            # A dead model fails at every picture: all that wait would be rejected one by one.
             self._want_alive(progress)
             raise
         if not is_sound:

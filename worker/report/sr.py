@@ -258,6 +258,7 @@ def document(
     if UID(evidence.sop_class_uid).name == evidence.sop_class_uid:
         raise NotUnderstood(f"SOP class {evidence.sop_class_uid} is not in the Standard")
     frame = _empty_document(model_name(algorithm), version(algorithm))
+    # Its elements are shared by all reports of the model: they are replaced here and never changed.
     report = Dataset()
     report.update(frame)
     if order.serial_number:
@@ -505,6 +506,7 @@ def _image_descriptors(evidence: Evidence) -> list[ContentItem]:
         ]
     numbers: list[tuple[Code, float, Code]] = []
     if len(evidence.spacing) == 2:
+        # Between rows comes first (PS3.3 10.7.1.3), and is the vertical one.
         down, across = evidence.spacing
         numbers += [
             (codes.HORIZONTAL_SPACING, across, codes.MILLIMETER),
@@ -523,6 +525,7 @@ def _image_descriptors(evidence: Evidence) -> list[ContentItem]:
 @lru_cache(maxsize=512)
 def _number_item(name: tuple[Any, ...], value: float, unit: tuple[Any, ...]) -> NumContentItem:
     item = NumContentItem(Code(*name), value, Code(*unit), None, ACQ_CONTEXT)
+    # highdicom writes all digits of a float, which may be more than the 16 of a DS value.
     put(item.MeasuredValueSequence[0], "NumericValue", f"{value:.12g}")
     return _kept(item)
 
@@ -544,6 +547,8 @@ class _Tracking:
         self._seen[place] += 1
         name = place if self._seen[place] == 1 else f"{place} ({self._seen[place]})"
         source = self._evidence.sop_instance_uid
+        # Not of the generation: a place keeps its UID in every report that speaks of it, so that
+        # readers see what became of it (PS3.16 TID 1501, Tracking Unique Identifier).
         uid = derived_uid("tracking", source, self._device, name)
         group = container(
             codes.MEASUREMENT_GROUP,
