@@ -1,7 +1,7 @@
 """Measure how full a worker keeps its model under a backlog, and how many workers one node feeds.
 
     python tests/bench/feed.py [--images 96] [--model-ms 300] [--size 10] [--workers 1 8]
-                               [--scaling-ms 2400] [--timeline]
+                               [--scaling-ms 2400] [--preparers 0] [--timeline]
 
 A real node (ledger, dispatcher here, job API in a process of its own, as `serve` has it) and real
 desks of a worker; the model is simulated: a call takes its time whatever its batch, and computes
@@ -22,6 +22,8 @@ for eight models of 300 ms (213 images/s); a batch of 8 in 2.4 s is 27 images/s 
 Rates are those under a backlog: from the moment at which every model has done its first batch to
 the moment at which one of them gets its last; ``whole_images_per_s`` has both ends too.
 
+``--preparers`` processes make pictures and reports of the one worker (`[worker] preparers`).
+
 ``--timeline`` says what each stage takes of an image, and for what the model waited.
 """
 
@@ -41,7 +43,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
@@ -68,7 +70,8 @@ from worker.models import Description, ModelInfo
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Pipeline
 from worker.service.node import NodeClient
-from worker.service.start import rehearse_report
+from worker.service.preparers import Preparers
+from worker.service.start import invented_instance, rehearse_report
 from worker.service.tasks import HandoutDesk, LeaseRenewal, WorkExecutors
 
 SECRET = "a-secret-of-some-length"
@@ -266,6 +269,7 @@ def measure(
     *,
     free: bool,
     timeline: Timeline | None = None,
+    preparers: int = 0,
 ) -> dict:
     """Return the figures of one run."""
     with tempfile.TemporaryDirectory() as folder:
@@ -275,14 +279,19 @@ def measure(
         options = worker_settings.Settings(worker={"nodes": [site.settings.web.url]})
         pulse = LeaseRenewal(stuck_after=600)
         pulse.start()
-        with Decoder() as decoder:
+        with Decoder() as decoder, ExitStack() as stack:
+            others = Preparers(preparers) if preparers else None
+            if others is not None:
+                stack.callback(others.close)
+                others.begin(SimulatedModel.info, options.pixels, invented_instance())
             desks = [
-                _desk(model, decoder, options, pulse, free=free, timeline=timeline)
+                _desk(model, decoder, options, pulse, others, free=free, timeline=timeline)
                 for model in models
             ]
-            before = _processor_s()
+            before, of_others = _processor_s(), _processor_s_of(others)
             seconds = feed(site, desks, images)
-            spent = _processor_s() - before
+            own = _processor_s() - before
+            spent = own + _processor_s_of(others) - of_others
             figures = [desk.batches.figures for desk in desks]
             for desk in desks:
                 desk.close()
@@ -304,6 +313,7 @@ def measure(
         "fill": round(sum(one.pressed_fill for one in figures) / max(1, pressed), 3),
         "busy": round(busy / max(busy + idle, 1e-9), 3),
         "processor_ms": round((spent + of_node) / images * 1000, 1),
+        "own_process_ms": round(own / images * 1000, 1),
         "of_job_api_ms": round(of_node / images * 1000, 1),
         "affordable_ms": round((os.cpu_count() or 1) * model_s / batch / workers * 1000, 1),
     }
@@ -314,11 +324,12 @@ def _desk(
     decoder: Decoder,
     options: worker_settings.Settings,
     pulse: LeaseRenewal,
+    others: Preparers | None,
     *,
     free: bool,
     timeline: Timeline | None,
 ) -> HandoutDesk:
-    pipeline = (Free if free else Pipeline)(model, decoder, options.pixels)
+    pipeline = (Free if free else Pipeline)(model, decoder, options.pixels, elsewhere=others)
     rehearse_report(pipeline)  # as a worker does before it is ready
     executors = WorkExecutors.of(options)
     if timeline is not None:
@@ -357,6 +368,15 @@ def _processor_s() -> float:
     return own.user + own.system
 
 
+def _processor_s_of(others: Preparers | None) -> float:
+    """Return the same of the processes beside it."""
+    spent = 0.0
+    for process in others._all if others is not None else ():
+        times = Path(f"/proc/{process._process.pid}/stat").read_text().rpartition(") ")[2].split()
+        spent += (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line of JSON per run and whether the goals are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -366,6 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--scaling-ms", type=float, default=2400.0)
     parser.add_argument("--scaling-images", type=int, default=48, help="for each worker")
+    parser.add_argument("--preparers", type=int, default=0)
     parser.add_argument("--timeline", action="store_true", help="for what the model waited")
     options = parser.parse_args(arguments)
     cores = os.cpu_count() or 1
@@ -373,7 +394,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def one_worker(seconds: float) -> dict:
         timeline = Timeline() if options.timeline else None
-        row = measure(options.images, seconds, options.size, 1, free=False, timeline=timeline)
+        row = measure(
+            options.images,
+            seconds,
+            options.size,
+            1,
+            free=False,
+            timeline=timeline,
+            preparers=options.preparers,
+        )
         per_batch = row["processor_ms"] * 8 / 1000
         row |= {"size_mb": options.size, "processors_wanted": math.ceil(per_batch / seconds * 1.25)}
         print(json.dumps(row), flush=True)

@@ -20,7 +20,14 @@ from ..soak.house import CALLING, House, until
 from ..support.peers import need
 from .record import Row, row, write
 
-GOALS = {"single": 100.0, "backlog": 20.0, "processor": 60.0, "idle": 1.0, "crowd": 200.0}
+GOALS = {
+    "single": 100.0,
+    "backlog": 20.0,
+    "processor": 60.0,
+    "idle": 1.0,
+    "crowd": 200.0,
+    "own": 25.0,
+}
 OF_ROLE = {"worker": 40.0, "courier": 10.0, "web": 5.0, "listener": 5.0}
 CROWD = 20
 IDLE_S = 10.0
@@ -43,6 +50,8 @@ def main() -> None:
             *idle(house),
             *crowded(house),
         ]
+    with tempfile.TemporaryDirectory() as name:
+        rows += prepared_beside(Path(name), given.backlog)
     write("overhead", rows, given.json)
 
 
@@ -90,6 +99,22 @@ def backlog(house: House, images: int) -> list[Row]:
     ratio = total / GOALS["processor"]
     found.append(Row("processor of all", "ms/image", images, total, total, ratio, "the goal"))
     return found
+
+
+def prepared_beside(folder: Path, images: int) -> list[Row]:
+    """Return what is left to the worker's own process where another makes pictures and reports."""
+    with House(folder, preparers=1).running() as house:
+        house.send(4)
+        until(lambda: house.count() >= 5, 60, "the reports of the warm-up")
+        used = house.own_usage_of_worker().cpu_s
+        rows = {row.name: row for row in backlog(house, images)}
+        own = (house.own_usage_of_worker().cpu_s - used) * 1000 / images
+    name, ratio = "processor of the worker's own process, one preparer", own / GOALS["own"]
+    both = rows["processor of worker"].median
+    return [
+        Row(name, "ms/image", images, own, own, ratio, "the goal"),
+        Row("processor of the worker with its preparer", "ms/image", images, both, both),
+    ]
 
 
 def idle(house: House) -> list[Row]:

@@ -76,6 +76,7 @@ WORKER = """
 broker = "redis://127.0.0.1:{redis}/0"
 model = "free"
 device = "cpu"
+preparers = {preparers}
 nodes = ["http://127.0.0.1:{web}"]
 [models.free]
 engine = "chexfract"
@@ -115,9 +116,13 @@ class House:
     archives : int
         Destinations of each report. Where there are several, images are small, and the archive
         answers at once and keeps nothing.
+    preparers : int, optional
+        As in worker.toml.
     """
 
-    def __init__(self, folder: Path, peer: str = "", archives: int = 1) -> None:
+    def __init__(
+        self, folder: Path, peer: str = "", archives: int = 1, preparers: int | None = None
+    ) -> None:
         self.folder = folder
         self.dicom, self.web, self.archive, self.redis = free_ports(4)
         self.arrived = folder / "archive"
@@ -137,6 +142,7 @@ class House:
             "data": json.dumps(str(folder / "data")),
             "secret": json.dumps(str(secret)),
             "peer": peer,
+            "preparers": json.dumps("auto" if preparers is None else preparers),
             "more": "".join(MORE.format(number=n, archive=self.archive) for n in more),
             "send_to": json.dumps(names),
         }
@@ -144,6 +150,7 @@ class House:
         self.node_toml.write_text(NODE.format(**places))
         self.worker_toml.write_text(WORKER.format(**places))
         self._pids: list[int] = []
+        self._worker = 0
         self._drawn: list[Dataset] = []
         self._sent = 0
         self._ledger: Ledger | None = None
@@ -180,6 +187,7 @@ class House:
                     command, stdout=log, stderr=log, env=environment, cwd=ROOT
                 )
                 self._pids.append(process.pid)
+                self._worker = process.pid if name == "worker" else self._worker
                 stack.callback(_end, process)
             stack.callback(self._close_ledger)
             until(self.answers, 120, "the node answers")
@@ -286,6 +294,10 @@ class House:
                     before.cpu_s + usage.cpu_s,
                 )
         return found
+
+    def own_usage_of_worker(self) -> Usage:
+        """Return what the worker's own process uses, without its children."""
+        return _usage(self._worker)
 
     def latencies(self) -> list[tuple[float, float]]:
         """Return for each delivered report when its image came, and the seconds from then on."""

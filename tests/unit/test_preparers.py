@@ -28,7 +28,7 @@ from worker.models import Description, ModelInfo, Region, Unexplained
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Conclusion, Pipeline
 from worker.service.preparers import Preparers, _Process
-from worker.service.start import _invented_instance
+from worker.service.start import invented_instance
 from worker.settings import Pixels, Settings
 
 TEXT = "Displaced fracture of the left seventh rib. Old fracture of the right clavicle."
@@ -53,7 +53,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 def begun(count: int, options: Pixels) -> Preparers:
     made = Preparers(count)
-    made.begin(Talker.info, options, _invented_instance())
+    made.begin(Talker.info, options, invented_instance())
     return made
 
 

@@ -62,7 +62,7 @@ def pipeline(settings: Settings, preparers: int = 0) -> Iterator[Pipeline]:
             limit = _batch_limit(model, settings)
             ready = Pipeline(model, decoder, settings.pixels, limit, others)
             if others is not None:
-                others.begin(model.info, settings.pixels, _invented_instance())
+                others.begin(model.info, settings.pixels, invented_instance())
             rehearse_report(ready)
             _fill_memory(ready)
             seconds = time.perf_counter() - started
@@ -110,12 +110,12 @@ def _fill_memory(ready: Pipeline) -> None:
 def rehearse_report(ready: Pipeline) -> None:
     """Report on an invented picture: the first report imports what all later ones need."""
     order = ReportOrder(content_datetime=datetime.now(UTC), objects=("sr", "basic-text"))
-    case = ready.prepare(_invented_instance())
+    case = ready.prepare(invented_instance())
     case.reason = case.reason or Reason(code="rehearsal", text="Nobody's picture.")
     ready.build(case, order)
 
 
-def _invented_instance() -> bytes:
+def invented_instance() -> bytes:
     """Return a DX Instance of nobody, from black to white."""
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = DigitalXRayImageStorageForPresentation, "2.25.1"
