@@ -39,7 +39,7 @@ SOP_CLASSES: Final[Mapping[str, Collection[str]]] = {
 EVIDENCE: Final = frozenset(("sr", "basic-text", "ko", "gsps"))
 """Kinds that must refer to the image; a page (SC, PDF) may be about what is not an image."""
 
-_CHARACTER_SET, _ISSUER = 0x00080005, 0x00100021
+_CHARACTER_SET, _PATIENT_ID, _ISSUER = 0x00080005, 0x00100020, 0x00100021
 _OWN = {
     0x00020002: "media SOP class",
     0x00020003: "media SOP instance",
@@ -47,7 +47,7 @@ _OWN = {
     _CHARACTER_SET: "character set",
     0x00080016: "SOP class",
     0x00080018: "SOP Instance UID",
-    0x00100020: "Patient ID",
+    _PATIENT_ID: "Patient ID",
     _ISSUER: "issuer",
     0x0020000D: "Study Instance UID",
     0x0020000E: "Series Instance UID",
@@ -68,6 +68,8 @@ class ResultSource:
     patient_id: str
     issuer: str
     order: ReportOrder
+    written: tuple[str, str] = ("", "")
+    """Patient ID and issuer as the worker's objects hold them."""
 
 
 @dataclass(slots=True)
@@ -91,8 +93,13 @@ def read_source(file: Path, transfer_syntax_uid: str, order: ReportOrder) -> Res
         It cannot be read.
     """
     wanted = {**header.TAGS, _ISSUER: "issuer"}
+    identifiers = {_PATIENT_ID: "patient_id", _ISSUER: "issuer"}
     with file.open("rb") as content:
         facts = header.read_header(content, transfer_syntax_uid, wanted)
+        content.seek(0)
+        written = header.read_header(
+            content, transfer_syntax_uid, identifiers, decode=header.text_for_reports
+        )
     return ResultSource(
         facts["sop_instance_uid"],
         facts["study_instance_uid"],
@@ -100,6 +107,7 @@ def read_source(file: Path, transfer_syntax_uid: str, order: ReportOrder) -> Res
         facts["patient_id"],
         facts["issuer"],
         order,
+        (legal_text("LO", written["patient_id"]), legal_text("LO", written["issuer"])),
     )
 
 
@@ -152,9 +160,10 @@ def _object_mismatch(
     for name, value in expected.items():
         if found.own.get(name, "") != value:
             return f"its {name} is another than the job's"
-    if not _is_same(found.own.get("Patient ID", ""), source.patient_id):
+    patient_id, issuer = found.own.get("Patient ID", ""), found.own.get("issuer", "")
+    if not _is_same(patient_id, source.patient_id, source.written[0]):
         return "its Patient ID is another than the image's"
-    if not _is_same_issuer(found.own.get("issuer", ""), source.issuer):
+    if not _is_same_issuer(issuer, source.issuer, source.written[1]):
         return "its Issuer of Patient ID is another than the image's"
     return _wrong_reference(source, item, found, allowed)
 
@@ -233,15 +242,16 @@ def _read_object(content: bytes) -> _Found:
     return found
 
 
-def _is_same(written: str, received: str) -> bool:
+def _is_same(written: str, received: str, expected: str) -> bool:
     # An identifier that is not legal stands in its report as `standard.legal` makes it.
-    return _plain_text(written) in (_plain_text(received), _plain_text(legal_text("LO", received)))
+    same = (received, legal_text("LO", received), expected)
+    return _plain_text(written) in map(_plain_text, same)
 
 
-def _is_same_issuer(written: str, received: str) -> bool:
+def _is_same_issuer(written: str, received: str, expected: str) -> bool:
     # Workers of 0.1.0 leave out a value that is not a legal LO, as an empty value is.
     is_legal = 0 < len(received) <= 64 and "\\" not in received
-    return _is_same(written, received) or (not written and not is_legal)
+    return _is_same(written, received, expected) or (not written and not is_legal)
 
 
 def _plain_text(text: str) -> str:

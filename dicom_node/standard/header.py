@@ -12,7 +12,7 @@ import re
 import struct
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO
 
 from dicom_node.base.errors import NotUnderstood
@@ -68,6 +68,9 @@ MAX_ELEMENTS = 500_000
 MAX_FRAGMENTS = 10_000
 """Fragments of compressed pixels whose length is checked; one image has one, or a few dozen."""
 
+DecodeText = Callable[[bytes, list[str]], str]
+"""Makes text of a value and of what Specific Character Set says."""
+
 _CHARACTER_SET = 0x00080005
 _PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 """Float, Double Float and plain Pixel Data."""
@@ -92,11 +95,17 @@ def read_header(
     tags: Mapping[int, str] = TAGS,
     *,
     is_new: bool = False,
+    decode: DecodeText | None = None,
 ) -> dict[str, str]:
     """Return the facts of a Part 10 file by the names in `tags`, as decoded, clean text.
 
     Of a new file it is checked, too, that its pixels are as long as they say, and that nothing
     that is wanted stands twice with different values.
+
+    Parameters
+    ----------
+    decode : callable, optional
+        Makes text of a value, as `text_for_reports` does.
 
     Raises
     ------
@@ -118,13 +127,15 @@ def read_header(
     if is_new and is_cut:
         raise NotUnderstood(CUT_OFF)
     character_sets = _ascii_text(values.get(_CHARACTER_SET, b"")).split("\\")
+    decode = decode or _decode_text
     facts = dict.fromkeys(tags.values(), "")
     for tag in values.keys() & tags.keys():
         name, value = tags[tag], values[tag]
         facts[name] = (
-            _ascii_text(value) if name.endswith("_uid") else _decode_text(value, character_sets)
+            _ascii_text(value) if name.endswith("_uid") else decode(value, character_sets)
         )
-    facts["patient_name"] = facts["patient_name"].rstrip("^= ")
+    if "patient_name" in facts:
+        facts["patient_name"] = facts["patient_name"].rstrip("^= ")
     return facts
 
 
@@ -305,6 +316,25 @@ def defined_character_sets(declared: Iterable[str]) -> list[str]:
     return [*found[:1], *(term for term in found[1:] if term not in STAND_ALONE_ENCODINGS)] or [""]
 
 
+def text_for_reports(value: bytes, character_sets: list[str]) -> str:
+    """Return the text of an LO or SH element as an object that is made from it takes it.
+
+    pydicom's way, which `worker.report` goes: it differs from what rules and people see in what
+    breaks the rules of ISO 2022, and keeps control characters.
+    """
+    from pydicom.charset import convert_encodings, decode_bytes
+    from pydicom.valuerep import TEXT_VR_DELIMS
+
+    codecs = convert_encodings(defined_character_sets(character_sets))
+    parts = decode_bytes(value, codecs, TEXT_VR_DELIMS).split("\\")
+    return without_escapes("\\".join(part.rstrip("\0 ") for part in parts))
+
+
+def without_escapes(text: str) -> str:
+    """Return decoded text without what pydicom leaves of escape sequences: UTF-8 has none."""
+    return _ESCAPE.sub("", text).replace("\x1b", "") if "\x1b" in text else text
+
+
 def _decode_text(value: bytes, character_sets: list[str]) -> str:
     """Return clean text; what cannot be decoded is replaced, and is never a reason to refuse."""
     value = value.rstrip(b" \0")
@@ -317,8 +347,7 @@ def _decode_text(value: bytes, character_sets: list[str]) -> str:
     try:
         if len(codecs) > 1 or b"\x1b" in value:
             # pydicom leaves the escape sequence of ISO 2022 IR 58 in the text
-            text = _ESCAPE.sub("", decode_bytes(value, codecs, {0x5E, 0x3D}))
-            return clean(text.replace("\x1b", ""))
+            return clean(without_escapes(decode_bytes(value, codecs, {0x5E, 0x3D})))
         return clean(value.decode(codecs[0], "replace"))
     except (LookupError, ValueError, Warning):
         return clean(value.decode("latin-1"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import reports
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread, dcmwrite
 
@@ -22,7 +22,9 @@ from dicom_node.base.job import Predecessor, ReportObject, ReportOrder, Result
 from dicom_node.flow.result_check import find_mismatch, read_source
 from dicom_node.standard.elements import MAX_ELEMENTS, walk
 from dicom_node.standard.uids import options_digest
+from worker.image import part10
 from worker.phantom.draw import instance
+from worker.report import header as report_header
 from worker.report.document import Document, device_uid
 from worker.report.renderings import render
 from worker.report.sr import build_each
@@ -98,6 +100,70 @@ def test_what_the_worker_builds_belongs_to_its_job(tmp_path: Path) -> None:
     assert find_mismatch(source_of(tmp_path, image()), result, contents) == ""
     old, _ = result_of(usual(), options="")
     assert find_mismatch(source_of(tmp_path, image()), old, contents) == "", "of a 0.1.0 worker"
+
+
+def element(tag: int, vr: bytes, value: bytes) -> bytes:
+    head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr)
+    if vr in (b"SQ", b"OB", b"OW", b"UN", b"UT"):
+        return head + struct.pack("<HL", 0, len(value)) + value
+    return head + struct.pack("<H", len(value)) + value
+
+
+def a_file(data_set: bytes, meta_length: int | None = None) -> bytes:
+    meta = element(0x00020010, b"UI", b"1.2.840.10008.1.2.1\0")
+    length = struct.pack("<L", len(meta) if meta_length is None else meta_length)
+    return bytes(128) + b"DICM" + element(0x00020000, b"UL", length) + meta + data_set
+
+
+def header_with(identifier: bytes, character_set: bytes = b"", vr: bytes = b"LO") -> bytes:
+    identifier += b" " * (len(identifier) % 2)
+    return a_file(
+        element(0x00080005, b"CS", character_set + b" " * (len(character_set) % 2))
+        + element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.1.1\0")
+        + element(0x00080018, b"UI", b"1.2.3\0")
+        + element(0x00100020, vr, identifier)
+        + element(0x00100021, b"LO", identifier)
+        + element(0x0020000D, b"UI", b"1.2\0")
+        + element(0x0020000E, b"UI", b"1.3\0")
+    )
+
+
+def identifiers(folder: Path, content: bytes) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return Patient ID and issuer as the node expects them, and as the worker writes them."""
+    file = folder / "image.dcm"
+    file.write_bytes(content)
+    common = report_header.read(part10.read(content)).common
+    written = str(common.PatientID), str(common.get("IssuerOfPatientID", ""))
+    return read_source(file, "1.2.840.10008.1.2.1", ORDER).written, written
+
+
+@pytest.mark.parametrize("vr", [b"OB", b"OW", b"US", b"FD", b"SQ", b"AT", b"UN", b"PN", b"ZZ"])
+def test_an_identifier_is_text_whatever_the_file_calls_it(tmp_path: Path, vr: bytes) -> None:
+    expected, written = identifiers(tmp_path, header_with(b"P-1234", vr=vr))
+    assert written[0] == "P-1234"
+    assert expected == written
+
+
+SETS = ("", "ISO_IR 13", "ISO_IR 100", "ISO_IR 192", "ISO 2022 IR 6\\ISO 2022 IR 87",
+        "\\ISO 2022 IR 149", "ISO 2022 IR 13\\ISO 2022 IR 159", "GB18030", "punycode",
+        "ISO_IR 192\\ISO 2022 IR 58")  # fmt: skip
+PIECES = (b"\x1b$B", b"\x1b(B", b"\x1b$)C", b"\x1b-A", b"\x1b(J", b"\x1b)I", b"\x1b$(D", b"\x1b",
+          b"\x1b%G", b"\r\n", b"\0", b"\x07", b"\x7f", b"\x85", b"\xff", b"\xa4\xa2", b"AB", b"^",
+          b"\\", b"  ", b"\xe2\x80\xa8", b"P" * 70)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(SETS), st.lists(st.sampled_from(PIECES), max_size=7).map(b"".join))
+@example("ISO 2022 IR 6\\ISO 2022 IR 87", b"\x07\x1b(B\x1b$BAB")
+@example("ISO_IR 100", b"AB^\0\\\xc2\xad")
+@example("ISO_IR 13", b"\x1b(J\x1b(B\x07\x0c\xff")
+def test_hostile_identifiers_are_those_of_the_image(
+    tmp_path_factory: pytest.TempPathFactory, character_set: str, value: bytes
+) -> None:
+    content = header_with(value, character_set.encode())
+    expected, written = identifiers(tmp_path_factory.getbasetemp(), content)
+    assert [text.strip() for text in expected] == [text.strip() for text in written]
 
 
 @pytest.mark.parametrize(
@@ -217,19 +283,6 @@ def test_another_predecessor_is_refused(tmp_path: Path) -> None:
             element.value = "2.25.78"
     result, contents = result_of((report,))
     assert "predecessor" in find_mismatch(source, result, contents | {"object0": as_file(ds)})
-
-
-def element(tag: int, vr: bytes, value: bytes) -> bytes:
-    head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr)
-    if vr in (b"SQ", b"OB", b"UT"):
-        return head + struct.pack("<HL", 0, len(value)) + value
-    return head + struct.pack("<H", len(value)) + value
-
-
-def a_file(data_set: bytes, meta_length: int | None = None) -> bytes:
-    meta = element(0x00020010, b"UI", b"1.2.840.10008.1.2.1\0")
-    length = struct.pack("<L", len(meta) if meta_length is None else meta_length)
-    return bytes(128) + b"DICM" + element(0x00020000, b"UL", length) + meta + data_set
 
 
 ID = element(0x00100020, b"LO", b"P1")

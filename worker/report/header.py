@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from pydicom import charset, config
 from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
@@ -20,6 +20,7 @@ from pydicom.uid import UID
 from pydicom.valuerep import validate_value
 
 from dicom_node.base.errors import NotUnderstood
+from dicom_node.standard.header import without_escapes
 from dicom_node.standard.legal import legal_date, legal_text, legal_time
 
 # pydicom's complaints about a value print the value: patient data would reach the log.
@@ -60,8 +61,11 @@ COPIED_CODES: Final = frozenset(
 )
 """Sequences whose codes are the source's own."""
 
-# What is left of an ISO 2022 escape sequence: pydicom 3.0.2 keeps that of ISO 2022 IR 58.
-ESCAPE = re.compile(r"\x1b[\x20-\x2f]+[\x30-\x7e]")
+_TEXTS = frozenset({"AE", "CS", "DA", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"})
+"""Value representations of text that is copied; as such it is read, whatever the file calls it."""
+
+_READ_AS_TEXT = _TEXTS | {"AS", "DS", "DT", "IS", "UN", "UR"}
+
 OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII)
 
 STUDY = re.compile(r"[0-2](?=.*[1-9])(\.(0|[1-9][0-9]*))+")
@@ -245,16 +249,22 @@ def text(ds: Dataset, keyword: str) -> str:
     """
     value = _read_value(ds, keyword)
     values = value if isinstance(value, MultiValue) else [value]
-    joined = "\\".join("" if part is None else str(part) for part in values)
-    # The report is written in UTF-8, where an escape sequence is not legal.
-    return ESCAPE.sub("", joined).replace("\x1b", "") if "\x1b" in joined else joined
+    return without_escapes("\\".join("" if part is None else str(part) for part in values))
 
 
 def _read_value(ds: Dataset, keyword: str) -> Any:
     # Most are absent, and pydicom raises and catches an error before it says so.
-    if tag_for_keyword(keyword) not in ds.keys():  # noqa: SIM118 - `in ds` makes a tag of it first
+    tag = tag_for_keyword(keyword)
+    if tag not in ds.keys():  # noqa: SIM118 - `in ds` makes a tag of it first
         return None
     try:
+        raw = ds.get_item(tag)
+        is_odd = isinstance(raw, RawDataElement) and raw.VR not in _READ_AS_TEXT
+        if is_odd and raw.VR is not None and dictionary_VR(tag) in _TEXTS:
+            # An identifier that was written as OB would be read as "b'P-1'"; the node, and whoever
+            # else goes by the dictionary, reads P-1.
+            plain = raw._replace(VR=dictionary_VR(tag))
+            return convert_raw_data_element(plain, encoding=ds.original_character_set, ds=ds).value
         return ds.get(keyword)
     except LookupError:
         return _decode_name(ds, keyword)
