@@ -70,6 +70,10 @@ class Refused(Permanent):
     """A peer answered with a failure."""
 
 
+class MismatchedAnswer(Refused):
+    """A peer answered with success, and about another object than it was sent."""
+
+
 class Rejected(Permanent):
     """An Instance cannot be analysed.
 

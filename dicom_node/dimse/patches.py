@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -168,6 +169,41 @@ def replace_socket(assoc: Association, stream: AssociationSocket) -> None:
     assoc.dul.socket = stream
 
 
+def bound_reads(assoc: Association, within_s: float, largest: int) -> None:
+    """Let each read of an association that was asked for end in time, and within a size.
+
+    pynetdicom reads a PDU until all of it has come, however long the peer announces it to be and
+    however slowly it comes, and waits for that read before an association can be aborted: a peer
+    that sends a byte a second would hold its sender for as long as it likes.
+    """
+    stream = cast("AssociationSocket", assoc.dul.socket)
+    connection = cast("socket.socket", stream.socket)
+    connection.settimeout(within_s)
+
+    def read(count: int) -> bytearray:
+        if count > largest:
+            raise ConnectionAbortedError(f"a PDU of {count} bytes")
+        content = bytearray(count)
+        rest = memoryview(content)
+        ends = time.monotonic() + within_s
+        try:
+            while rest and (left := ends - time.monotonic()) > 0:
+                connection.settimeout(left)
+                read = connection.recv_into(rest)
+                if not read:
+                    return content[: count - len(rest)]
+                rest = rest[read:]
+        finally:
+            # what is sent has its own time; on a closed socket there is nothing to be set
+            with suppress(OSError):
+                connection.settimeout(within_s)
+        if rest:
+            raise TimeoutError
+        return content
+
+    stream.recv = read  # type: ignore[method-assign, assignment]
+
+
 def replace_provider(assoc: Association, provider: DIMSEServiceProvider) -> None:
     """Let `provider` gather messages: pynetdicom's own has no bound and uses memory."""
     assoc.dimse = provider
@@ -231,6 +267,19 @@ def _can_be_read(kind: int, item: bytes) -> bool:
     except UNREADABLE:
         return False
     return True
+
+
+def note_responses(assoc: Association, on_response: Callable[[Any], None]) -> None:
+    """Let each response that is waited for be looked at: pynetdicom gives its status alone."""
+    get = assoc.dimse.get_msg
+
+    def noted(block: bool = False) -> tuple[Any, Any]:
+        context_id, message = get(block)
+        if block and message is not None:
+            on_response(message)
+        return context_id, message
+
+    assoc.dimse.get_msg = noted  # type: ignore[method-assign]
 
 
 def answer_reports_first(assoc: Association) -> None:

@@ -21,6 +21,7 @@ from dicom_node.base.logs import Sparse
 from dicom_node.base.plurals import counted
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse import patches
+from dicom_node.dimse.acceptor import MAX_OTHER_PDU
 from dicom_node.dimse.contexts import EXPLICIT_LITTLE, IMPLICIT_LITTLE, REPORTS, VERIFICATION
 from dicom_node.dimse.security import requestor, shown_certificate
 from dicom_node.peers import bare_title, who_calls, who_is_named
@@ -140,7 +141,10 @@ class Retrieval:
             ],
             "ae_title": peer.ae_title,
             "max_pdu": peer.max_pdu,
-            "evt_handlers": [(evt.EVT_CONN_OPEN, _on_open), (evt.EVT_ACCEPTED, on_accepted)],
+            "evt_handlers": [
+                (evt.EVT_CONN_OPEN, _on_open, [peer]),
+                (evt.EVT_ACCEPTED, on_accepted),
+            ],
             "tls_args": (tls, peer.host) if tls else None,
         }
         # then the number of sub-operations, and one for a failure: after 0 pynetdicom answers
@@ -322,8 +326,9 @@ def _has_answer(peer: Peer) -> bool:
     return True
 
 
-def _on_open(event: evt.Event) -> None:
+def _on_open(event: evt.Event, peer: Peer) -> None:
     patches.set_no_delay(event.assoc)
+    patches.bound_reads(event.assoc, peer.timeout, max(peer.max_pdu, MAX_OTHER_PDU))
 
 
 def _caller_title(assoc: Association) -> str:

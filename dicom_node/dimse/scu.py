@@ -16,15 +16,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info, read_partial
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
-from dicom_node.base.errors import NotUnderstood, Refused, Unreachable
+from dicom_node.base.errors import MismatchedAnswer, NotUnderstood, Refused, Unreachable
 from dicom_node.dimse import patches
+from dicom_node.dimse.acceptor import MAX_OTHER_PDU
 from dicom_node.dimse.contexts import (
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
@@ -34,7 +35,8 @@ from dicom_node.dimse.contexts import (
 from dicom_node.dimse.entity import entity
 from dicom_node.dimse.security import requestor
 from dicom_node.settings import Peer
-from dicom_node.standard.status import fault
+from dicom_node.standard.header import check_file
+from dicom_node.standard.status import fault, is_stored
 from dicom_node.standard.unreadable import UNREADABLE
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class Destination:
         self._offered: frozenset[tuple[str, str]] = frozenset()
         self._used = 0.0
         self._message_id = 0
+        self._response: Any = None
 
     @property
     def is_open(self) -> bool:
@@ -139,27 +142,35 @@ class Destination:
         Raises
         ------
         NotUnderstood
-            The file is not a Part 10 file.
+            The file is not a Part 10 file, or is cut off.
         Refused
             The peer accepted no presentation context for it.
+        MismatchedAnswer
+            The peer says that it has stored another object.
         Unreachable
             The association broke, or the peer fell silent.
         """
-        sop_class, syntax = _class_and_syntax(content)
+        sop_class, syntax, instance = _read_meta(content)
         if not self._assoc or not self._assoc.is_established:
             raise Unreachable(f"{self.name} closed the association; it will be tried again")
         if not self.accepts(sop_class):
             raise Refused(f"{self.name} takes no objects of SOP class {sop_class}")
+        with content.open("rb") if isinstance(content, Path) else BytesIO(content) as file:
+            check_file(file, syntax)
         # A slow line is not a silent peer: a large object may take its time.
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         self._assoc.dimse_timeout = self._peer.timeout + size / SLOWEST
         is_as_it_is = isinstance(content, Path) and self.accepts(sop_class, syntax)
-        answer = self._send_object(content if is_as_it_is else dcmread(_readable_source(content)))
+        sent: Any = content if is_as_it_is else _read_object(content)
+        instance = instance if is_as_it_is else str(sent.get("SOPInstanceUID", ""))
+        answer = self._send_object(sent)
         self._used = time.monotonic()
         if "Status" not in answer:
             self.close()
             raise Unreachable(f"{self.name} broke the association or gave no answer in time")
-        return int(answer.Status)
+        status = int(answer.Status)
+        self._check_response(instance, status)
+        return status
 
     def echo(self) -> float:
         """Verify the association (C-ECHO) and return how long the answer took, in ms.
@@ -182,6 +193,19 @@ class Destination:
         if answer.Status != 0:
             raise Refused(f"{self.name} answers C-ECHO with 0x{answer.Status:04X}")
         return (time.perf_counter() - started) * 1000
+
+    def _check_response(self, instance: str, status: int) -> None:
+        """Raise unless the response is to the last request (PS3.7 9.1.1.1)."""
+        response = self._response
+        if response.MessageIDBeingRespondedTo != self._message_id:
+            self.close()
+            raise Unreachable(f"{self.name} answers another message than the last")
+        named = str(response.AffectedSOPInstanceUID or "").strip(" \0")
+        # many leave it out, and a failure is a failure whatever else it says
+        if named and named != instance and is_stored(status):
+            raise MismatchedAnswer(
+                f"{self.name} says that it stored another object than it was sent"
+            )
 
     def close(self) -> None:
         """Release the association, or abort it when the peer does not answer."""
@@ -234,7 +258,7 @@ class Destination:
                 max_pdu=peer.max_pdu,
                 tls_args=cast("Any", (tls, peer.host) if tls else None),
                 evt_handlers=[
-                    (evt.EVT_CONN_OPEN, _on_open, [connected, peer.timeout]),
+                    (evt.EVT_CONN_OPEN, _on_open, [connected, peer]),
                     *self._handlers,
                 ],
             )
@@ -243,6 +267,7 @@ class Destination:
         finally:
             if assoc is None:  # interrupted, by Ctrl-C as a rule
                 patches.forsake(ae)
+        patches.note_responses(assoc, self._take_response)
         # pynetdicom would abort what is idle, which the peer has to take for a fault
         assoc.network_timeout_response = "A-RELEASE"
         if assoc.is_established:
@@ -260,6 +285,9 @@ class Destination:
             )
         advice = "is it a DICOM port, and does it want TLS?"
         raise Unreachable(f"{self.name} closed the connection during negotiation; {advice}")
+
+    def _take_response(self, response: Any) -> None:
+        self._response = response
 
     def _why_rejected(self, assoc: Association) -> str:
         answer = cast("Any", assoc.acceptor.primitive)
@@ -296,7 +324,13 @@ class Destination:
         except RuntimeError as exc:
             raise Unreachable(f"{self.name} closed the association") from exc
         except (ValueError, AttributeError) as exc:
-            raise NotUnderstood(f"the object cannot be encoded for {self.name}: {exc}") from exc
+            # by its kind alone: what pydicom says of a value prints the value
+            what = type(exc).__name__
+            raise NotUnderstood(f"the object cannot be encoded for {self.name} ({what})") from exc
+        except OSError:
+            # the half of a message may have gone: nothing else can follow it
+            cast("Association", self._assoc).abort()
+            raise
 
 
 def echo(ae_title: str, peer: Peer) -> float:
@@ -351,10 +385,15 @@ def send(
 
 
 def _store_file(destination: Destination, path: Path) -> tuple[int | None, str]:
-    sop_class, syntax = _class_and_syntax(path)
+    sop_class, syntax, _ = _read_meta(path)
     if not destination.accepts(sop_class, syntax):
         return None, f"{destination.name} does not take SOP class {sop_class} in {syntax}"
-    status = destination.store(path)
+    try:
+        status = destination.store(path)
+    except MismatchedAnswer as exc:
+        return None, str(exc)
+    except NotUnderstood as exc:
+        return None, f"{path}: {exc}"
     return status, fault(status)
 
 
@@ -366,7 +405,7 @@ def _association_batches(
     kinds: dict[tuple[str, str], None] = {}
     for path in paths:
         try:
-            kind = _class_and_syntax(path)
+            kind = _read_meta(path)[:2]
         except NotUnderstood as exc:
             on_result(path, None, str(exc))
             continue
@@ -379,26 +418,38 @@ def _association_batches(
         yield batch, list(kinds)
 
 
-def _readable_source(content: Path | bytes) -> Path | BytesIO:
-    return content if isinstance(content, Path) else BytesIO(content)
+def _read_object(content: Path | bytes) -> Dataset:
+    """Return an object to be encoded in another transfer syntax."""
+    name = content if isinstance(content, Path) else "the object"
+    try:
+        read = dcmread(content if isinstance(content, Path) else BytesIO(content))
+    except UNREADABLE as exc:
+        raise NotUnderstood(f"{name} cannot be read ({type(exc).__name__})") from exc
+    if not read:
+        raise NotUnderstood(f"{name} holds no object")
+    return read
 
 
-def _class_and_syntax(content: Path | bytes) -> tuple[str, str]:
-    """Return SOP class and transfer syntax of a Part 10 file."""
+def _read_meta(content: Path | bytes) -> tuple[str, str, str]:
+    """Return SOP class, transfer syntax and SOP Instance UID of a Part 10 file."""
     name = content if isinstance(content, Path) else "the object"
     try:
         if isinstance(content, Path):
             meta = read_file_meta_info(content)
         else:
             meta = read_partial(BytesIO(content), stop_when=lambda *_: True).file_meta
-        return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+        return (
+            str(meta.MediaStorageSOPClassUID),
+            str(meta.TransferSyntaxUID),
+            str(meta.get("MediaStorageSOPInstanceUID", "")),
+        )
     except OSError as exc:
         raise NotUnderstood(f"{name} cannot be read: {exc.strerror or exc}") from exc
     except UNREADABLE as exc:
         raise NotUnderstood(f"{name} is not a DICOM file") from exc
 
 
-def _on_open(event: evt.Event, connected: threading.Event, timeout: float) -> None:
+def _on_open(event: evt.Event, connected: threading.Event, peer: Peer) -> None:
     patches.set_no_delay(event.assoc)
-    cast("Any", event.assoc.dul.socket).socket.settimeout(timeout)
+    patches.bound_reads(event.assoc, peer.timeout, max(peer.max_pdu, MAX_OTHER_PDU))
     connected.set()

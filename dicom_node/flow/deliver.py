@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dicom_node.base.errors import ChexFractError, NotFound, NotUnderstood, Refused, Transient
+from dicom_node.base.errors import (
+    ChexFractError,
+    MismatchedAnswer,
+    NotFound,
+    NotUnderstood,
+    Refused,
+    Transient,
+)
 from dicom_node.flow.loop import Crew, Loop
 from dicom_node.flow.tracing import TraceExporter
 from dicom_node.peers import who_calls
 from dicom_node.settings import SENDER, Peer, Settings, unknown_sender
 from dicom_node.settings import Delivery as Waits
+from dicom_node.standard.header import CUT_OFF
 from dicom_node.standard.part10 import recast
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.status import StatusKind, is_stored, meaning, read_status
@@ -276,8 +284,13 @@ class Deliverer:
             status = line.destination.store(self._object_content(stored))
         except Transient as exc:
             raise _Broken(str(exc)) from exc
+        except MismatchedAnswer as exc:
+            self._put_off_refused(delivery, str(exc), None)
+            return
         except (OSError, NotFound, NotUnderstood) as exc:
-            self._put_off_refused(delivery, f"its file cannot be read: {type(exc).__name__}", None)
+            # what it says of a file may hold its path, and this is shown on pages
+            what = "is cut off" if CUT_OFF in str(exc) else f"cannot be read: {type(exc).__name__}"
+            self._put_off_refused(delivery, f"its file {what}; replay the Instance", None)
             return
         ms = (self.clock.monotonic() - began) * 1000
         # "duplicate" is success where an attempt of ours may have arrived without an answer

@@ -19,6 +19,7 @@ from dicom_node.base.errors import NotUnderstood
 from dicom_node.standard.part10 import skip_head
 
 IMPLICIT = "1.2.840.10008.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
@@ -131,9 +132,7 @@ def read_header(
     facts = dict.fromkeys(tags.values(), "")
     for tag in values.keys() & tags.keys():
         name, value = tags[tag], values[tag]
-        facts[name] = (
-            _ascii_text(value) if name.endswith("_uid") else decode(value, character_sets)
-        )
+        facts[name] = _ascii_text(value) if name.endswith("_uid") else decode(value, character_sets)
     if "patient_name" in facts:
         facts["patient_name"] = facts["patient_name"].rstrip("^= ")
     return facts
@@ -150,6 +149,22 @@ def check_whole(content: bytes, transfer_syntax_uid: str) -> None:
             raise NotUnderstood(CUT_OFF)
     for _ in _wanted_values(io.BytesIO(content), transfer_syntax_uid, {}, is_new=True):
         pass
+
+
+def check_file(file: IO[bytes], transfer_syntax_uid: str) -> None:
+    """Raise `NotUnderstood` for a Part 10 file that is cut off, or without an object.
+
+    A disk that fails, or was full, may leave the beginning of a file, and archives take it.
+    """
+    skip_head(file)
+    if transfer_syntax_uid == DEFLATED:
+        check_whole(file.read(), transfer_syntax_uid)
+        return
+    tags = {0x00080018: "sop_instance_uid"}
+    values = _wanted_values(file, transfer_syntax_uid, tags, is_new=True)
+    # _wanted_values gives what the character set says, too
+    if 0x00080018 not in [tag for tag, _ in values]:
+        raise NotUnderstood(CUT_OFF)
 
 
 def clean(text: str) -> str:

@@ -27,7 +27,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
 from dicom_node.standard import matching
-from dicom_node.standard.header import clean
+from dicom_node.standard.header import EXPLICIT, check_file, clean
 from dicom_node.standard.matching import PLAIN, How
 from dicom_node.standard.names import folded, spaced
 from dicom_node.standard.part10 import recast
@@ -151,6 +151,9 @@ class Stored:
             As `open`, or the file is not DICOM.
         """
         with self.open() as file:
+            if self.row is not None:  # this node's own, in its own transfer syntax
+                check_file(file, EXPLICIT)
+                file.seek(0)
             return dcmread(file)
 
 

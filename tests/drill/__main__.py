@@ -23,6 +23,8 @@ from . import processes
 from .faults import FAULTS, Fault, Storm
 from .pictures import Picture, picture
 from .sender import Sender
+from .storm import Lightning
+from .storm import storm as lightning
 from .world import Choice, World
 
 SHORT = (
@@ -82,6 +84,11 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
     for program in _needed(options):  # before anything is made that would have to be removed
         need(program)
     rng = Random(options.seed)
+    if options.poison is None:
+        # each takes a worker for all its attempts: in a storm the others would wait for that alone
+        options.poison = 0 if options.storm else 2
+    if options.storm:
+        options.instances = max(1, int(options.storm * options.rate))
     folder = Path(tempfile.mkdtemp(prefix="drill-", dir=options.folder))
     disk_mb = 128 + options.instances // 40
     choice = Choice(
@@ -100,13 +107,19 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
     try:
         with world.running():
             ready = time.monotonic()
-            storm = Storm(world, Random(options.seed + 1))
+            chance = Random(options.seed + 1)
             group = max(1, min(10, options.instances // max(20, 3 * options.faults)))
+            group = 2 if options.storm else group
             sender = Sender(world.ports["node"], pictures, group, rng, folder)
             sender.start()
-            _storm(storm, sender, _rounds(world, options), options)
+            struck: Storm | Lightning
+            if options.storm:
+                struck = lightning(world, sender, pictures, chance, options.rate)
+            else:
+                struck = storm = Storm(world, chance)
+                _storm(storm, sender, _rounds(world, options), options)
             del pictures[sender.begun :]
-            recovered, settled = _recover(world, storm, sender, pictures)
+            recovered, settled = _recover(world, sender, pictures)
             found = counting.count(world, pictures, set(sender.sent.acknowledged))
             rebuilt = counting.rebuild(world, found, rng) if options.model == "drill" else 0
         for line in processes.left_over(world.mark):
@@ -120,8 +133,8 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
             "broken": options.broken,
             "small_disk": world.is_small_disk,
             "instances": len(pictures),
-            "faults": dict(Counter(fault["fault"] for fault in storm.record)),
-            "fault_total": len(storm.record),
+            "faults": dict(Counter(fault["fault"] for fault in struck.record)),
+            "fault_total": len(struck.record),
             "seconds_to_start": round(ready - started, 1),
             "seconds": round(time.monotonic() - ready, 1),
             "recovery_s": round(recovered, 1),
@@ -130,7 +143,7 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
             **asdict(found),
             "answers": dict(sender.sent.answers),
             "restarts": {s.name: dict(s.exits) for s in world.supervisor.stations if s.exits},
-            "record": storm.record if options.record else [],
+            "record": struck.record if options.record else [],
         }
     finally:
         if options.keep:
@@ -218,9 +231,7 @@ def _pause(storm: Storm, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def _recover(
-    world: World, storm: Storm, sender: Sender, pictures: Sequence[Picture]
-) -> tuple[float, float]:
+def _recover(world: World, sender: Sender, pictures: Sequence[Picture]) -> tuple[float, float]:
     """Return the seconds from the last heal until what it left open is settled, and until all is.
 
     The first figure is that of the recovery. It leaves out the pictures that harm workers: each
@@ -309,6 +320,10 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--faults", type=int, default=30)
     options.add_argument("--instances", type=int, default=200)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument(
+        "--storm", type=float, default=0.0, metavar="SECONDS", help="kill anything at any time"
+    )
+    options.add_argument("--rate", type=float, default=2.0, help="Instances a second of --storm")
     options.add_argument("--short", action="store_true", help="ten kinds of faults in turn")
     options.add_argument("--only", action="append", default=[], metavar="FAULT")
     options.add_argument("--broker", choices=("redis", "stand-in"), default="redis")
@@ -316,7 +331,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     options.add_argument("--model", choices=("drill", "phantom"), default="drill")
     options.add_argument("--broken", default="", metavar="VARIANT")
-    options.add_argument("--poison", type=int, default=2, help="killing, hanging, hungry: each")
+    options.add_argument("--poison", type=int, help="killing, hanging, hungry: each; 2, or 0")
     options.add_argument("--seconds", type=float, default=0.02, help="the model's time a picture")
     options.add_argument(
         "--minutes",

@@ -151,6 +151,15 @@ def role(serve: Station, name: str) -> int | None:
     return None
 
 
+def program(pid: int) -> str:
+    """Return what a process is, in a word: a role, a module of Python, or a program."""
+    words = _words(pid)
+    for before in ("role", "-m"):
+        if before in words[:-1]:
+            return words[words.index(before) + 1].rpartition(".")[2]
+    return Path(words[0]).name.partition(":")[0] if words else ""
+
+
 def children(parent: int) -> list[int]:
     """Return the process ids of a process's children."""
     found = []

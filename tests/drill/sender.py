@@ -104,6 +104,14 @@ class Sender:
             self._allowed = max(self._allowed, count)
             self._lock.notify_all()
 
+    def send_again(self, again: Sequence[Picture]) -> None:
+        """Send these over one association once more, whatever becomes of it."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            files = [str(Path(folder) / f"{i}.dcm") for i in range(len(again))]
+            for picture, file in zip(again, files, strict=True):
+                pictures.write(picture, Path(file))
+            self._associate("storescu", files, folder)
+
     def _run(self) -> None:
         while True:
             with self._lock:

@@ -48,6 +48,15 @@ def test_ten_kinds_of_faults_lose_and_double_nothing(broker: str) -> None:
     assert result["delivered"] + result["failed"] >= result["acknowledged"]
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_kills_of_anything_at_any_time_lose_and_double_nothing(database: str) -> None:
+    result = drill("--storm", "120", "--database", database, limit_s=840)
+    assert result["passed"], result["examples"]
+    assert result["fault_total"] > 10
+    assert result["acknowledged"] > 0
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("variant", BROKEN)
 def test_a_broken_variant_fails(variant: str) -> None:

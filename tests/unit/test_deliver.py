@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from ledgers import NOW, fresh, instance, on, result, route, taken
 
-from dicom_node.base.errors import Unreachable
+from dicom_node.base.errors import MismatchedAnswer, NotUnderstood, Unreachable
 from dicom_node.base.job import ReportObject
 from dicom_node.flow import deliver
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.loop import Threads
 from dicom_node.settings import Peer, Settings
+from dicom_node.standard.header import CUT_OFF
 from dicom_node.standard.sr_classes import SR_CLASSES
 from dicom_node.standard.status import meaning
 from dicom_node.store.ledger import Ledger
@@ -294,8 +295,36 @@ def test_a_lost_report_file_is_told(node: Node) -> None:
     (row,) = node.deliveries()
     assert (row.state, row.reason) == (
         "retrying",
-        "its file cannot be read: FileNotFoundError",
+        "its file cannot be read: FileNotFoundError; replay the Instance",
     )
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (MismatchedAnswer("A says that it stored another object"), "stored another object"),
+        (NotUnderstood(f"/a/path: {CUT_OFF}"), "its file is cut off; replay the Instance"),
+        (NotUnderstood("/a/path is not a DICOM file"), "its file cannot be read: NotUnderstood"),
+    ],
+)
+def test_an_object_that_was_not_stored_waits_and_holds_no_other_up(
+    node: Node, monkeypatch: pytest.MonkeyPatch, fault: Exception, reason: str
+) -> None:
+    honest = node.archive.store
+
+    def store(content: Any) -> int:
+        if b"1-" in content.read_bytes():
+            raise fault
+        return honest(content)
+
+    monkeypatch.setattr(node.archive, "store", store)
+    node.report(1, **ONLY_SR)
+    node.report(2, **ONLY_SR)
+    on(node.deliverer(), NOW).step()
+    (first,), (second,) = node.deliveries(1), node.deliveries(2)
+    assert (first.state, second.state) == ("retrying", "sent")
+    assert reason in first.reason
+    assert "/a/path" not in first.reason
 
 
 def test_the_loop_delivers_soon_and_again_after_an_outage(node: Node) -> None:
