@@ -182,7 +182,7 @@ def bound_reads(assoc: Association, within_s: float, largest: int) -> None:
 
     def read(count: int) -> bytearray:
         if count > largest:
-            raise ConnectionAbortedError(f"a PDU of {count} bytes")
+            raise ConnectionAbortedError("the announced PDU is too long")
         content = bytearray(count)
         rest = memoryview(content)
         ends = time.monotonic() + within_s
