@@ -47,13 +47,16 @@ def is_known() -> bool:
 def apply() -> None:
     """Change pynetdicom for this whole process; a second call changes nothing.
 
-    Its own handlers format every PDU and data set for a debug log that nobody may keep. A file is
+    Its own handlers format every PDU and data set for a debug log that nobody may keep; so does it
+    decode and format each query and each match, before anything has looked whether a query has
+    40,000 elements. A file is
     sent as the bytes that it has: decoding and encoding again could change them. A peer's
     misbehaviour is one line of ours, with its name (`dimse.refusals`); pynetdicom would log a
     traceback for each socket, and the peer's own text as it came.
     """
     with _lock:
         _config.LOG_HANDLER_LEVEL = "none"
+        _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
         _config.STORE_SEND_CHUNKED_DATASET = True
         for name in ("pynetdicom", *(f"pynetdicom.{module}" for module in _TALKATIVE)):
             logging.getLogger(name).setLevel(logging.CRITICAL)

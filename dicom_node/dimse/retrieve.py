@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pynetdicom import evt
@@ -27,7 +27,7 @@ from dicom_node.dimse.security import requestor, shown_certificate
 from dicom_node.peers import bare_title, who_calls, who_is_named
 from dicom_node.settings import Peer, Settings
 from dicom_node.standard import matching
-from dicom_node.standard.header import check_whole
+from dicom_node.standard.header import MAX_KEYS, check_query
 from dicom_node.standard.sr_classes import SR_CLASSES, is_exchangeable
 from dicom_node.store.catalogue import LEVELS, UNIQUE, Catalogue, Level, Stored, answer, uncompared
 from dicom_node.store.uses import Use, encoded, noting, studies_of
@@ -246,10 +246,18 @@ class _TooMany(Exception):
 def _read_identifier(event: evt.Event) -> tuple[Level, Dataset]:
     """Return level and keys of a request."""
     given = cast("Any", event.request).Identifier
-    check_whole(given.getvalue() if given else b"", str(event.context.transfer_syntax))
+    check_query(given.getvalue() if given else b"", str(event.context.transfer_syntax))
     keys = event.identifier
     _open_stars(keys)
-    keys.walk(lambda _ds, _element: None)  # decode all of it here, where a failure has a status
+    seen = 0
+
+    def count(_ds: Dataset, _element: DataElement) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > MAX_KEYS:  # those in items of a stated length are seen here for the first time
+            raise NotUnderstood(f"more than {MAX_KEYS} elements")
+
+    keys.walk(count)  # decode all of it here, where a failure has a status
     level = str(keys.get("QueryRetrieveLevel") or "").strip()
     level = "IMAGE" if level == INSTANCE_LEVEL else level
     model = str(event.context.abstract_syntax)

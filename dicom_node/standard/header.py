@@ -66,6 +66,9 @@ CUT_OFF = "the data set is cut off"
 MAX_ELEMENTS = 500_000
 """Elements that are looked at; a header of thousands of items has some ten thousand."""
 
+MAX_KEYS, MAX_KEY_VALUES, MAX_ESCAPES = 4_096, 20_000, 1_000
+"""Elements, values and escape sequences of one query; a list of 10,000 UIDs is one that is sent."""
+
 MAX_FRAGMENTS = 10_000
 """Fragments of compressed pixels whose length is checked; one image has one, or a few dozen."""
 
@@ -138,7 +141,25 @@ def read_header(
     return facts
 
 
-def check_whole(content: bytes, transfer_syntax_uid: str) -> None:
+def check_query(content: bytes, transfer_syntax_uid: str) -> None:
+    """Raise `NotUnderstood` for an identifier that is not whole, or that asks for too much.
+
+    It has a MiB at most, in which some 40,000 elements, 90,000 values or 200,000 escape sequences
+    have room: each such query would keep the node's processor busy for seconds.
+    """
+    check_whole(content, transfer_syntax_uid, MAX_KEYS)
+    for what, mark, most in (
+        ("items", _ITEM_TAG, MAX_KEYS),
+        ("values", b"\\", MAX_KEY_VALUES),
+        ("escape sequences", b"\x1b", MAX_ESCAPES),
+    ):
+        if content.count(mark) > most:
+            raise NotUnderstood(f"more than {most} {what}")
+
+
+def check_whole(
+    content: bytes, transfer_syntax_uid: str, most_elements: int = MAX_ELEMENTS
+) -> None:
     """Raise `NotUnderstood` for a data set that ends within an element or a sequence.
 
     pydicom leaves out what is cut off, and says nothing: a query would lose keys.
@@ -147,7 +168,8 @@ def check_whole(content: bytes, transfer_syntax_uid: str) -> None:
         content, is_cut = _inflate_head(io.BytesIO(content))
         if is_cut:
             raise NotUnderstood(CUT_OFF)
-    for _ in _wanted_values(io.BytesIO(content), transfer_syntax_uid, {}, is_new=True):
+    source = io.BytesIO(content)
+    for _ in _wanted_values(source, transfer_syntax_uid, {}, is_new=True, most=most_elements):
         pass
 
 
@@ -190,7 +212,12 @@ def _inflate_head(file: IO[bytes]) -> tuple[bytes, bool]:
 
 
 def _wanted_values(
-    file: IO[bytes], transfer_syntax_uid: str, tags: Mapping[int, str], *, is_new: bool
+    file: IO[bytes],
+    transfer_syntax_uid: str,
+    tags: Mapping[int, str],
+    *,
+    is_new: bool,
+    most: int = MAX_ELEMENTS,
 ) -> Iterator[tuple[int, bytes]]:
     """Yield tag and value of the top-level elements that are wanted.
 
@@ -209,7 +236,7 @@ def _wanted_values(
     implicit_levels = [not _is_vr(first[4:6])]
     formats = _Formats(order)
     at = start
-    for _ in range(MAX_ELEMENTS):
+    for _ in range(most):
         element = _next_element(file, formats, implicit_levels[-1])
         if element is None:
             if is_new and (at < end or len(implicit_levels) > 1):
@@ -244,7 +271,7 @@ def _wanted_values(
         else:
             file.seek(length, os.SEEK_CUR)
         at += length
-    raise NotUnderstood(f"more than {MAX_ELEMENTS} elements")
+    raise NotUnderstood(f"more than {most} elements")
 
 
 def _check_pixels(file: IO[bytes], formats: _Formats, at: int, length: int, end: int) -> None:

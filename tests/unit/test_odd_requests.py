@@ -179,3 +179,42 @@ def test_an_operation_that_nobody_serves_leaves_a_line(
     assert answers(node, wire.VERIFICATION, pdata(pdv(3, action))) == ["0110", "released"]
     (line,) = [message for message in caplog.messages if "N-ACTION" in message]
     assert line.endswith("an N-ACTION, which nobody serves here")
+
+
+def in_items(content: bytes) -> bytes:
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, len(content)) + content
+    return element(8, 0x1110, item)
+
+
+LEVEL = element(8, 0x52, b"STUDY ")
+MANY = b"".join(element(0x11, 0x1000 + i, b"") for i in range(5_000))
+EXCESSIVE = {
+    "elements": LEVEL + MANY,
+    "nested elements": LEVEL + in_items(MANY),
+    "items": LEVEL + element(8, 0x1110, struct.pack("<HHL", 0xFFFE, 0xE000, 0) * 5_000),
+    "values": LEVEL + element(0x20, 0xD, b"1.2\\" * 30_000),
+    "escape sequences": LEVEL + element(0x10, 0x10, b"\x1b$B" * 2_000),
+}
+
+
+@pytest.mark.parametrize("what", EXCESSIVE)
+def test_a_query_that_asks_for_too_much_is_a_failure_with_a_line(
+    node: Node, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    query = pdata(pdv(3, asked(FIND)))
+    identifier = EXCESSIVE[what]
+    parts = [identifier[i : i + 16_000] for i in range(0, len(identifier), 16_000)]
+    query += b"".join(pdata(pdv(0, part)) for part in parts[:-1]) + pdata(pdv(2, parts[-1]))
+    assert answers(node, FIND, query) == ["C000", "released"]
+    (line,) = [text for text in caplog.messages if "refused a request" in text]
+    assert "more than" in line
+    assert what.removeprefix("nested ") in line
+
+
+def test_a_list_of_ten_thousand_uids_is_answered(node: Node) -> None:
+    uids = b"\\".join(b"1.2.3.%d" % i for i in range(10_000)) + b"\\1.2.3"
+    identifier = LEVEL + element(0x20, 0xD, uids)
+    parts = [identifier[i : i + 16_000] for i in range(0, len(identifier), 16_000)]
+    query = pdata(pdv(3, asked(FIND)))
+    query += b"".join(pdata(pdv(0, part)) for part in parts[:-1]) + pdata(pdv(2, parts[-1]))
+    assert answers(node, FIND, query) == ["FF00", "0000", "released"]

@@ -49,6 +49,8 @@ def test_a_call_changes_it_once_and_for_all() -> None:
     patches.apply()
     patches.apply()
     assert _config.LOG_HANDLER_LEVEL == "none"
+    assert not _config.LOG_REQUEST_IDENTIFIERS
+    assert not _config.LOG_RESPONSE_IDENTIFIERS
     assert _config.STORE_SEND_CHUNKED_DATASET
     assert logging.getLogger("pynetdicom.dul").level == logging.CRITICAL
     assert AssociationSocket._shutdown_socket is patches._close_socket
