@@ -255,16 +255,17 @@ def text(ds: Dataset, keyword: str) -> str:
 def _read_value(ds: Dataset, keyword: str) -> Any:
     # Most are absent, and pydicom raises and catches an error before it says so.
     tag = tag_for_keyword(keyword)
-    if tag not in ds.keys():  # noqa: SIM118 - `in ds` makes a tag of it first
+    if tag is None or tag not in ds.keys():  # noqa: SIM118 - `in ds` makes a tag of it first
         return None
     try:
         raw = ds.get_item(tag)
-        is_odd = isinstance(raw, RawDataElement) and raw.VR not in _READ_AS_TEXT
-        if is_odd and raw.VR is not None and dictionary_VR(tag) in _TEXTS:
-            # An identifier that was written as OB would be read as "b'P-1'"; the node, and whoever
-            # else goes by the dictionary, reads P-1.
-            plain = raw._replace(VR=dictionary_VR(tag))
-            return convert_raw_data_element(plain, encoding=ds.original_character_set, ds=ds).value
+        if isinstance(raw, RawDataElement) and raw.VR not in _READ_AS_TEXT:
+            vr = dictionary_VR(tag)
+            if vr in _TEXTS and raw.VR is not None:
+                # An identifier that was written as OB would be read as "b'P-1'"; the node, and
+                # whoever else goes by the dictionary, reads P-1.
+                codecs = ds.original_character_set
+                return convert_raw_data_element(raw._replace(VR=vr), encoding=codecs, ds=ds).value
         return ds.get(keyword)
     except LookupError:
         return _decode_name(ds, keyword)
