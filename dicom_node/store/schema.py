@@ -114,6 +114,7 @@ _UNFINISHED = "state IN ('received', 'queued', 'running', 'failed')"
 _UNSENT = "state IN ('pending', 'retrying')"
 _ASKED = "ask_at > 0"
 _UNSORTED = "sort_name = ''"
+_LATER = "generation > 1"
 _UNFOUND = "finding IS NULL AND state IN ('reported', 'rejected')"
 
 SUPERSEDED = (
@@ -369,6 +370,7 @@ jobs = Table(
     Column("finding", String(1)),
     _partial_index("ix_jobs_finding", "finding", "received_at", where="finding <> ''"),
     _partial_index("ix_jobs_unfound", "ended_at", where=_UNFOUND),
+    _partial_index("ix_jobs_later", "standing", "received_at", where=_LATER),
     # the jobs of an Instance are found by these
     UniqueConstraint("sop_instance_uid", "model", "generation", info={_ONLY: "sqlite"}),
     Index("ix_jobs_instance", "sop_instance_uid", info={_ONLY: "postgresql", _HASHED: True}),
@@ -396,6 +398,7 @@ IS_UNFINISHED = text(f"jobs.{_UNFINISHED}")
 finished jobs are all but a few."""
 
 IS_UNFOUND = text(f"jobs.{_UNFOUND.replace('state', 'jobs.state')}")
+IS_LATER = text(f"jobs.{_LATER}")
 HAS_FINDING = text("jobs.finding <> ''")
 IS_UNSORTED = text(f"instances.{_UNSORTED}")
 """As `IS_UNFINISHED`, of rows that an older version wrote."""

@@ -45,6 +45,7 @@ from dicom_node.store.ledger.views import (
 from dicom_node.store.ledger.wanted import load_wishes
 from dicom_node.store.schema import (
     IS_ASKED,
+    IS_LATER,
     IS_UNFINISHED,
     IS_UNSENT,
     conflicts,
@@ -221,11 +222,13 @@ class History:
         """
         with self._database.reading() as connection:
             rows = arrivals(connection, search, state, before, self._database.is_sqlite)
-            found = list(islice(rows, limit + 1))
-        more = len(found) > limit
-        return ArrivalPage(
-            tuple(found[:limit]), place_key(found[limit - 1], search, state) if more else ""
-        )
+            found = list(islice(rows, limit))
+            behind = next(rows, None)
+            # the key names the Instance: its other jobs are on this page, too
+            while behind and not _is_of_job(search, state) and _is_same(behind, found[-1]):
+                found.append(behind)
+                behind = next(rows, None)
+        return ArrivalPage(tuple(found), place_key(found[-1], search, state) if behind else "")
 
     def conflicts(self, limit: int = 100) -> list[ConflictView]:
         """Return Instances that came under a known UID with other content, newest first."""
@@ -578,6 +581,7 @@ def arrivals(
     before: str,
     is_sqlite: bool,
     is_oldest: bool = False,
+    until: float = 0.0,
 ) -> Iterator[Arrival]:
     """Yield rows of the worklist, newest first; nothing is looked at that is not needed.
 
@@ -585,6 +589,9 @@ def arrivals(
     ----------
     is_oldest : bool
         The oldest first; not behind a search.
+    until : float
+        Of jobs in a state, newest first, none is missing whose image was received before; of
+        others only some come. 0 sets no bound.
     """
     search = search.replace("\0", " ").strip()  # PostgreSQL takes no NUL
     place = _page_start(before)
@@ -606,7 +613,8 @@ def arrivals(
     elif state:
         standings = STANDINGS.get(state, (state,))
         several = [
-            _jobs_in_standing(connection, standing, place, is_oldest) for standing in standings
+            _jobs_in_standing(connection, standing, place, is_oldest, until)
+            for standing in standings
         ]
         # each comes in order already: only as many rows are read as a page shows
         ids = heapq.merge(*several, reverse=not is_oldest)
@@ -622,24 +630,37 @@ def place_key(row: Arrival, search: str, state: str) -> str:
 
     A state lists jobs, and the job of a re-run began later than its image came.
     """
-    is_of_job = bool(state) and state != "ignored" and not search
-    at = row.job_at if is_of_job and row.job_at is not None else row.received_at
-    return f"{at!r}~{row.number or 0}~{row.sop_instance_uid}"
+    is_of_job = _is_of_job(search, state) and row.job_at is not None
+    at = row.job_at if is_of_job else row.received_at
+    place = f"{at!r}~{row.number or 0}~{row.sop_instance_uid}"
+    # several models' jobs of an image begin at the same moment
+    return f"{place}~{row.job}" if is_of_job else place
+
+
+def _is_of_job(search: str, state: str) -> bool:
+    """Return whether rows come by the time of their job, and not of their Instance."""
+    return bool(state) and state != "ignored" and not search
+
+
+def _is_same(row: Arrival, other: Arrival) -> bool:
+    return row.sop_instance_uid == other.sop_instance_uid
 
 
 @dataclass(frozen=True, slots=True)
 class PageStart:
-    """Where a page begins: behind this Instance."""
+    """Where a page begins: behind this Instance, or this job."""
 
     received_at: float
     number: int
     sop_instance_uid: str
+    job: str = ""
+    """Empty in the key of a time alone, and in those of older versions."""
 
 
 def _page_start(before: str) -> PageStart | None:
     try:
-        at, number, uid = before.split("~", 2)
-        return PageStart(float(at), int(number), uid)
+        at, number, uid, *job = before.split("~", 3)
+        return PageStart(float(at), int(number), uid, *job)
     except ValueError:
         return None
 
@@ -700,15 +721,37 @@ def _chunks_by_arrival(
 
 
 def _jobs_in_standing(
-    connection: Connection, standing: str, place: PageStart | None, is_oldest: bool
+    connection: Connection,
+    standing: str,
+    place: PageStart | None,
+    is_oldest: bool,
+    until: float = 0.0,
 ) -> Iterator[tuple[float, str]]:
     """Yield time and id of the jobs in a standing, the last received one first or the first."""
+    at = jobs.c.received_at
+    if until and not is_oldest and (place is None or place.received_at >= until):
+        # behind the first jobs of those images later ones may have begun: all but a few have none
+        later = sa.and_(IS_LATER, at >= until)
+        yield from _chunks_in_standing(connection, standing, place, is_oldest, later)
+        place = PageStart(until, 0, "")
+    yield from _chunks_in_standing(connection, standing, place, is_oldest, sa.true())
+
+
+def _chunks_in_standing(
+    connection: Connection,
+    standing: str,
+    place: PageStart | None,
+    is_oldest: bool,
+    where: sa.ColumnElement[bool],
+) -> Iterator[tuple[float, str]]:
     at, job = jobs.c.received_at, jobs.c.id
     after: tuple[float, str] | None = None
+    if place is not None and place.job:
+        after = (place.received_at, place.job)
     while True:
         query = (
             sa.select(at, job)
-            .where(jobs.c.standing == standing, jobs.c.standing != "")
+            .where(jobs.c.standing == standing, jobs.c.standing != "", where)
             .limit(_CHUNK)
         )
         query = query.order_by(at, job) if is_oldest else query.order_by(at.desc(), job.desc())
@@ -732,17 +775,22 @@ def _undelivered_arrivals(
 ) -> Iterator[Arrival]:
     """Yield what waits to be sent; there is never much of it."""
     query = sa.select(deliveries.c.job).where(IS_UNSENT).distinct()
-    at = jobs.c.received_at
-    order = at if is_oldest else at.desc()
-    rows = connection.execute(
-        sa.select(jobs.c.id).where(jobs.c.id.in_(query)).order_by(order)
-    ).all()
-    for row in rows_of_jobs(connection, (job.id for job in rows)):
-        began = row.job_at or 0.0
-        if place is not None and is_oldest and began <= place.received_at:
-            continue
-        if place is None or is_oldest or began < place.received_at:
-            yield row
+    at, job = jobs.c.received_at, jobs.c.id
+    order = (at, job) if is_oldest else (at.desc(), job.desc())
+    rows = connection.execute(sa.select(at, job).where(job.in_(query)).order_by(*order)).all()
+    yield from rows_of_jobs(
+        connection, (row.id for row in rows if _is_behind(row, place, is_oldest))
+    )
+
+
+def _is_behind(row: Any, place: PageStart | None, is_oldest: bool) -> bool:
+    """Return whether a job stands behind the place where a page begins."""
+    if place is None:
+        return True
+    # of a time alone nothing of that moment
+    mine = (row.received_at, row.id if place.job else "")
+    its = (place.received_at, place.job)
+    return mine > its if is_oldest else mine < its
 
 
 def _uids_of(connection: Connection, numbers: Iterable[int]) -> Iterator[list[str]]:

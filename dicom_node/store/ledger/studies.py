@@ -278,6 +278,7 @@ class _Stream:
             before,
             self._is_sqlite,
             is_oldest=self._is_oldest,
+            until=wanted.until,
         )
 
     def _first_place(self) -> str:
@@ -285,6 +286,8 @@ class _Stream:
         wanted = self._wanted
         if self._is_oldest:
             return f"{math.nextafter(wanted.since, 0.0)!r}~0~" if wanted.since else ""
+        if wanted.state not in ("", "ignored"):
+            return ""  # a job may have begun later than its image came
         # behind every Instance that came at that moment or later
         return f"{wanted.until!r}~{2**31 - 1}~" if wanted.until else ""
 
