@@ -25,6 +25,7 @@ from dicom_node.store.ledger.instances import (
     content_datetime,
     job_id,
 )
+from dicom_node.store.ledger.locks import lock_deliveries
 from dicom_node.store.ledger.makers import JOB_COLUMNS, OPTIONS
 from dicom_node.store.ledger.orders import order_of, split_order
 from dicom_node.store.ledger.repeats import add_route, replace_content
@@ -257,6 +258,7 @@ class Acts:
             waiting = deliveries.c.job.in_(list(rows)) & deliveries.c.state.in_(UNSENT)
             if destination:
                 waiting &= deliveries.c.destination == destination
+            lock_deliveries(connection, waiting)
             found = connection.execute(sa.select(deliveries).where(waiting)).all()
             connection.execute(
                 deliveries.update()
@@ -422,6 +424,8 @@ class Acts:
             first = connection.execute(
                 sa.select(instances).where(instances.c.sop_instance_uid == uid)
             ).one()
+            if corrected.study_instance_uid != first.study_instance_uid:
+                self._instances.keep_numbers(connection, first.study_instance_uid, list(newest))
             replace_content(connection, first, row, corrected, now)
             details = Details(reason="corrected content takes the place of the first", **signed(by))
             append(connection, [NewEvent(uid, Stage.ADOPTED, now, details=details)])
@@ -730,6 +734,8 @@ def _hold_files(connection: Connection, ident: str) -> None:
     # jobs before Instances, as a repetition locks them
     _hold_jobs(connection, jobs.c.sop_instance_uid.in_(uids))
     _hold_instances(connection, instances.c.sop_instance_uid.in_(uids))
+    of_these = sa.select(jobs.c.id).where(jobs.c.sop_instance_uid.in_(uids))
+    lock_deliveries(connection, deliveries.c.job.in_(of_these))
 
 
 def _hold_jobs(connection: Connection, which: sa.ColumnElement[bool]) -> None:

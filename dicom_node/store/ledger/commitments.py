@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from dicom_node.store.ledger.database import Database, fetch, write
 from dicom_node.store.ledger.deliveries import IS_SENT, commit_delivery, settle_delivery
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.holds import names_of
+from dicom_node.store.ledger.locks import lock_deliveries
 from dicom_node.store.ledger.states import DeliveryState
 from dicom_node.store.schema import IS_ASKED, commitments, deliveries, jobs, objects
 
@@ -77,6 +79,7 @@ _ASKED = (
     .join(deliveries, deliveries.c.id == commitments.c.delivery)
     .where(_OF_TRANSACTION)
 )
+_IS_OF_TRANSACTION = deliveries.c.id.in_(sa.select(commitments.c.delivery).where(_OF_TRANSACTION))
 _ADD = commitments.insert()
 _END = (
     commitments.update()
@@ -125,7 +128,7 @@ class Commitments:
         now = self._clock.wall()
         with self._database.writing() as connection:
             events = []
-            for delivered in wanted:
+            for delivered in sorted(wanted, key=attrgetter("delivery")):  # one order of locks
                 asked = f"not committed yet: asked {counted(delivered.asks + 1, 'time')}"
                 values = {
                     "asks": delivered.asks + 1,
@@ -160,7 +163,7 @@ class Commitments:
         now = self._clock.wall()
         with self._database.writing() as connection:
             events = []
-            for delivered in wanted:
+            for delivered in sorted(wanted, key=attrgetter("delivery")):  # one order of locks
                 ask_at = 0.0 if wait is None else now + wait(delivered.asks)
                 values = {"ask_at": ask_at, "dated_at": now, "reason": reason}
                 row = settle_delivery(connection, delivered.delivery, (DeliveryState.SENT,), values)
@@ -195,7 +198,9 @@ class Commitments:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            rows = fetch(connection, _ASKED, {"transaction": transaction_uid})
+            asked = {"transaction": transaction_uid}
+            lock_deliveries(connection, _IS_OF_TRANSACTION, asked)
+            rows = fetch(connection, _ASKED, asked)
             for row in rows:
                 if row.sop_instance_uid in committed:
                     commit_delivery(connection, row.id, now)

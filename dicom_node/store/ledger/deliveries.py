@@ -23,6 +23,7 @@ from dicom_node.store.ledger.events import (
     said_of,
 )
 from dicom_node.store.ledger.holds import names_of
+from dicom_node.store.ledger.locks import lock_deliveries
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.replaced import NOTE
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
@@ -203,16 +204,17 @@ _HOLD = (
         reason=sa.bindparam("why"),
     )
 )
+_IS_HELD_BACK = sa.and_(
+    deliveries.c.destination == sa.bindparam("at"),
+    IS_UNSENT,
+    (deliveries.c.state == DeliveryState.PENDING)
+    | ((deliveries.c.state == DeliveryState.RETRYING) & (deliveries.c.attempts == 0)),
+    # a row that says the same already is not written again: thousands may wait
+    deliveries.c.reason != sa.bindparam("why"),
+)
 _HOLD_WAITING = (
     deliveries.update()
-    .where(
-        deliveries.c.destination == sa.bindparam("at"),
-        IS_UNSENT,
-        (deliveries.c.state == DeliveryState.PENDING)
-        | ((deliveries.c.state == DeliveryState.RETRYING) & (deliveries.c.attempts == 0)),
-        # a row that says the same already is not written again: thousands may wait
-        deliveries.c.reason != sa.bindparam("why"),
-    )
+    .where(_IS_HELD_BACK)
     .values(state=DeliveryState.RETRYING, reason=sa.bindparam("why"))
 )
 _RELEASE = destinations.update().where(_OF_DESTINATION).values(failures=0, held_until=0)
@@ -221,13 +223,12 @@ _RESUME = (
     .where(_OF_DESTINATION)
     .values(failures=0, held_until=0, reason="", changed_at=sa.bindparam("now"))
 )
+_IS_WAITING = sa.and_(
+    deliveries.c.destination == sa.bindparam("at"), IS_UNSENT, deliveries.c.attempts == 0
+)
 _WAKE = (
     deliveries.update()
-    .where(
-        deliveries.c.destination == sa.bindparam("at"),
-        IS_UNSENT,
-        deliveries.c.attempts == 0,
-    )
+    .where(_IS_WAITING)
     .values(next_at=sa.bindparam("now"), dated_at=sa.bindparam("now"))
 )
 _ADD = deliveries.insert()
@@ -295,6 +296,7 @@ class Deliveries:
             return 0
         late, held = deliveries.c.dated_at - now, destinations.c.changed_at - now
         with self._database.writing() as connection:
+            lock_deliveries(connection, _IS_AHEAD, latest)
             connection.execute(
                 destinations.update()
                 .where(_IS_HELD_AHEAD)
@@ -433,8 +435,9 @@ class Deliveries:
         """Hold everything for a destination that gives no answer; this costs no attempt."""
         now = self._clock.wall()
         with self._database.writing() as connection:
-            self._database.insert_new(connection, destinations, {"name": destination})
             values = {"at": destination, "then": next_at, "now": now, "why": reason}
+            lock_deliveries(connection, _IS_HELD_BACK, values)
+            self._database.insert_new(connection, destinations, {"name": destination})
             write(connection, _HOLD, [values])
             write(connection, _HOLD_WAITING, [values])
 
@@ -443,7 +446,8 @@ class Deliveries:
         now = self._clock.wall()
         with self._database.writing() as connection:
             count = 0
-            for name in names:
+            for name in sorted(names):
+                lock_deliveries(connection, _IS_WAITING, {"at": name})
                 change(connection, _RELEASE, {"at": name})
                 count += change(connection, _WAKE, {"at": name, "now": now})
             return count

@@ -18,6 +18,7 @@ from dicom_node.base.errors import NotFound
 from dicom_node.store.actor import Actor
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
+from dicom_node.store.ledger.locks import lock_deliveries
 from dicom_node.store.ledger.states import JobState
 from dicom_node.store.ledger.views import View
 from dicom_node.store.schema import IS_UNFINISHED, IS_UNSENT, deliveries, destinations, holds, jobs
@@ -110,6 +111,8 @@ def _take_back(connection: Connection, kind: HoldKind, name: str) -> None:
 
 def _send_now(connection: Connection, name: str, since: float, now: float) -> None:
     """Let all be tried at once, none of it older by the time for which it was held."""
+    waiting = sa.and_(IS_UNSENT, deliveries.c.destination == name)
+    lock_deliveries(connection, waiting)
     connection.execute(
         destinations.update()
         .where(destinations.c.name == name)
@@ -119,7 +122,7 @@ def _send_now(connection: Connection, name: str, since: float, now: float) -> No
     later = created + (now - sa.case((created > since, created), else_=since))
     connection.execute(
         deliveries.update()
-        .where(IS_UNSENT, deliveries.c.destination == name)
+        .where(waiting)
         .values(
             created_at=sa.case((created > 0, later), else_=created),
             next_at=now,

@@ -427,6 +427,16 @@ class Instances:
         """Return an Instance Number (0020,0013) that no other report of the study has."""
         return int(connection.scalar(self._statements.numbers, _counter_key(study, model)) or 1)
 
+    def keep_numbers(self, connection: Connection, study: str, models: Sequence[str]) -> None:
+        """Keep the numbers that a study has given out: one of its images leaves it.
+
+        PostgreSQL counts the reports of a study's images until there is a row; SQLite has one.
+        """
+        if not self._database.is_sqlite:
+            for model in models:
+                row = {"study_instance_uid": study, "model": model, "last": 1}
+                self._database.insert_new(connection, study_numbers, row)
+
     def known(self, sop_instance_uid: str) -> Instance | None:
         """Return the Instance as it was first received, if it was."""
         columns = [instances.c[f.name] for f in fields(Instance)]
