@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from stations import wait_for
 
 from dicom_node.base.errors import (
     Busy,
+    ChexFractError,
     ConfigurationError,
     NotFound,
     OutOfResources,
@@ -51,6 +52,7 @@ from dicom_node.store import schema
 from dicom_node.store.ledger import Ledger, Wanted, as_json, past
 from dicom_node.store.ledger import database as database_module
 from dicom_node.store.ledger.events import Details, Stage
+from dicom_node.store.ledger.studies import StudyFilter
 from dicom_node.store.ledger.views import JobView
 
 
@@ -1149,6 +1151,39 @@ def test_each_hot_statement_has_an_index_in_postgresql(
     assert {table: names for table, names in scans.items() if table not in few} == {}
 
 
+def test_no_statement_within_a_trigger_scans_what_grows(postgresql: Cluster) -> None:
+    """PostgreSQL tells the plan of each statement of its functions, as it runs it."""
+    asked = ["session_preload_libraries=auto_explain", "enable_seqscan=off"]
+    asked += [f"auto_explain.log_{name}" for name in ("min_duration=0", "level=notice")]
+    asked += ["auto_explain.log_nested_statements=on"]
+    options = " ".join(f"-c {setting}" for setting in asked)
+    url = sa.make_url(postgresql.fresh()).update_query_dict({"options": options})
+    ledger = Ledger.open(url.render_as_string(hide_password=False))
+    plans: list[str] = []
+
+    def listen(connection: Any, _: object) -> None:
+        connection.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
+
+    for engine in (ledger.database._engine, ledger.database._relaxed):
+        engine.dispose()
+        sa.event.listen(engine, "connect", listen)
+    for n in range(1, 4):  # the numbers of a study with one image, two and more
+        reported(ledger, n)
+    for act in HOT.values():
+        act(ledger)
+    ledger.instances.receive(instance(sha256="f" * 64, file="conflicts/ff/1.dcm"), [route()])
+    (due, *_) = on(ledger, NOW + 1).deliveries.due()
+    ledger.deliveries.choose(due.id, due.objects[0].sop_instance_uid)
+    ledger.deliveries.delivered(due.id, 0)
+    ledger.acts.resend("1.2.4")
+    ledger.close()
+    within = ("INSERT INTO totals", "standing :=", "stands :=", "UPDATE study_numbers", "counters")
+    assert [text for text in within if not any(text in plan for plan in plans)] == []
+    few = "totals|destinations|makers|workers|marks|orders|likenesses|holds|pg_|alembic_version"
+    scans = {plan for plan in plans if re.search(rf"Seq Scan on (?!{few})", plan)}
+    assert sorted(scans) == []
+
+
 def test_a_lost_connection_is_one_error_and_leaves_nothing_half_done(postgresql: Cluster) -> None:
     """The server ends every connection, idle ones and one in the middle of a transaction."""
     url = postgresql.fresh()
@@ -1233,6 +1268,117 @@ def test_postgresql_gets_few_messages_from_reception_to_delivery(
     ledger.deliveries.delivered(due.id, 0)
     ledger.close()
     assert len(sent) <= 16, [" ".join(query.split())[:60] for query in sent]
+
+
+@pytest.mark.parametrize("state", ["received", "undelivered", ""])
+def test_pages_lose_no_job_of_the_same_moment(ledger: Ledger, state: str) -> None:
+    """Two models of one image, and images of one moment: a page ends between any two of them."""
+    routes = [route(), route(model="other")]
+    for n in range(1, 4):
+        on(ledger, NOW).instances.receive(instance(n), routes)
+    if state == "undelivered":
+        for model in ("phantom", "other"):
+            for ticket in on(ledger, NOW).jobs.hand_out(model, 3, NOW + 60):
+                on(ledger, NOW).jobs.claim(ticket.job, ticket.token, "w", 60)
+                post(ledger, ticket, result(ticket, model=model), NOW)
+    shown: list[str | None] = []
+    place = ""
+    while True:
+        page = ledger.history.page(1, state=state, before=place)
+        shown += [row.job for row in page.rows]
+        place = page.older
+        if not place:
+            break
+    assert len(shown) == len(set(shown)) == 6
+
+
+@pytest.mark.parametrize("sort", ["newest", "oldest"])
+@pytest.mark.parametrize("limit", [1, 50])
+def test_a_later_job_of_an_image_within_the_dates_is_shown(
+    ledger: Ledger, sort: str, limit: int
+) -> None:
+    """The dates are of reception; its second analysis began when they were over."""
+    reported(ledger)
+    for n in (2, 3):
+        changed = {"study_instance_uid": f"1.2.{n}.4", "accession_number": f"A{n}"}
+        on(ledger, NOW + 10 * n).instances.receive(instance(n, **changed), [route()])
+    on(ledger, NOW + 100).acts.replay("1.2.3.1")
+    wanted = StudyFilter(state="received", since=NOW - 1, until=NOW + 25, sort=sort)
+    shown, place = [], ""
+    while True:
+        page = ledger.studies.page(limit, wanted, place)
+        shown += [view.newest.sop_instance_uid for view in page.studies]
+        place = page.older
+        if not place:
+            break
+    expected = ["1.2.3.1", "1.2.3.2"] if sort == "newest" else ["1.2.3.2", "1.2.3.1"]
+    assert shown == expected
+
+
+def test_a_study_that_an_adopted_image_leaves_repeats_no_number(ledger: Ledger) -> None:
+    """Its report stays in the archive, with Instance Number 1."""
+    reported(ledger)
+    other = instance(sha256="f" * 64, file="conflicts/ff/1.dcm", patient_id="PID2")
+    assert ledger.instances.receive(other, [route()]).kind == "conflict"
+    (conflict,) = ledger.history.conflicts()
+    corrected = instance(study_instance_uid="1.2.9", file="conflicts/ff/1.dcm", patient_id="PID2")
+    ledger.acts.adopt(conflict.id, corrected, [route()])
+    ledger.instances.receive(instance(2), [route()])
+    order = ledger.history.trace("1.2.3.2").jobs[0].report_order
+    assert order.instance_number > 1
+
+
+def race(*acts: Callable[[int], object], rounds: int = 6) -> None:
+    """Let acts run at the same moments, a thread each; raise the first fault."""
+    barrier, faults = threading.Barrier(len(acts)), list[Exception]()
+
+    def run(act: Callable[[int], object]) -> None:
+        for n in range(rounds):
+            barrier.wait(60)
+            try:
+                act(n)
+            except ChexFractError as exc:
+                faults.append(exc)
+
+    threads = [threading.Thread(target=run, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    if faults:
+        raise faults[0]
+
+
+def test_who_changes_many_deliveries_waits_for_others_and_never_in_a_circle(
+    postgresql: Cluster,
+) -> None:
+    """Two transactions that lock the same rows in two orders are a deadlock: one would fail."""
+    url = postgresql.fresh()
+    ledger, other, third = Ledger.open(url), Ledger.open(url), Ledger.open(url)
+    for n in range(16):
+        reported(ledger, n, at=1000.0, send_to=("a", "b"))
+    due = [item for item in ledger.deliveries.due(100) if item.destination == "b"]
+    for item in due:
+        ledger.deliveries.choose(item.id, item.objects[0].sop_instance_uid)
+        ledger.deliveries.delivered(item.id, 0, ask_at=1.0)
+    asked = ledger.commitments.due()["b"]
+    for n in range(6):
+        ledger.commitments.ask(f"2.25.{n}", asked, lambda _: -1.0)
+        ledger.commitments.ask(f"2.26.{n}", asked[::-1], lambda _: -1.0)
+    uids = {item.sop_instance_uid: "no room" for item in asked}
+
+    def answers(ledger: Ledger, root: str) -> Callable[[int], object]:
+        return lambda n: ledger.commitments.answer(
+            f"{root}.{n}", () if n % 2 else uids, uids if n % 2 else {}, lambda _: 0.0
+        )
+
+    def sends_again(n: int) -> None:
+        third.deliveries.hold("a", f"no answer {n}", 0.0)
+        third.acts.resend("1.2.4")
+
+    race(answers(ledger, "2.25"), answers(other, "2.26"), sends_again)
+    for one in (ledger, other, third):
+        one.close()
 
 
 @pytest.mark.parametrize("how", ["a statement fails", "the caller fails", "both wait"])
