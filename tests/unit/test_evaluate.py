@@ -85,6 +85,17 @@ def test_predictive_values_follow_the_prevalence() -> None:
     assert at_that_of_labels["ppv"] == pytest.approx(at_that_of_labels["precision"])
 
 
+@pytest.mark.parametrize("cells", [(4, 0, 0, 2), (4, 0, 1, 2), (0, 0, 4, 20), (3, 2, 2, 0)])
+def test_a_few_right_cases_leave_every_measure_in_doubt(cells: tuple[int, int, int, int]) -> None:
+    """Cases drawn again from four right ones are all right: a bootstrap knows no doubt of them."""
+    tp, fp, fn, tn = cells
+    for measure in measure_counts(Counts(tp, fn, fp, tn)):
+        if measure.value is not None and measure.interval is not None:
+            low, high = measure.interval
+            assert low - 1e-9 <= measure.value <= high + 1e-9
+            assert high - low > 0.2
+
+
 def test_one_line_a_measure_is_printed_with_value_and_interval(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -62,7 +62,7 @@ class Measure:
     name: str
     value: float | None
     wilson: Interval | None
-    """For a proportion of cases."""
+    """For a proportion of cases; for others where a bootstrap has no spread to draw from."""
     bootstrap: Interval | None
     """Stratified: fractured and other cases are drawn again by themselves."""
 
@@ -83,11 +83,12 @@ def measure_counts(counts: Counts, prevalence: float | None = None) -> list[Meas
     """
     values = _measure_values((counts.tp, counts.fn, counts.fp, counts.tn), prevalence)
     spread = _draw_again(counts, prevalence)
+    bounds = _bounds_without_spread(counts, prevalence)
     return [
         Measure(
             name,
             _finite_number(values[name]),
-            _wilson_of(counts, name),
+            _wilson_of(counts, name) or bounds.get(name),
             middle_interval(spread[name]),
         )
         for name in MEASURES
@@ -186,6 +187,31 @@ def _draw_again(counts: Counts, prevalence: float | None) -> dict[str, Array]:
     tp = drawn.binomial(counts.positives, _hit_share(counts.tp, counts.positives), RESAMPLES)
     tn = drawn.binomial(counts.negatives, _hit_share(counts.tn, counts.negatives), RESAMPLES)
     return _measure_values((tp, counts.positives - tp, counts.negatives - tn, tn), prevalence)
+
+
+def _bounds_without_spread(counts: Counts, prevalence: float | None) -> dict[str, Interval]:
+    """Return intervals where all or none of the fractured, or of the other, cases are right.
+
+    Cases that are drawn again are all right then, too: PPV and NPV of four right cases would be
+    1.000 without any doubt. The measures grow with recall and specificity, so both lower bounds by
+    Wilson give their lower bound, and both upper ones the upper.
+    """
+    recall = wilson(counts.tp, counts.positives)
+    specificity = wilson(counts.tn, counts.negatives)
+    has_spread = all((counts.tp, counts.fn, counts.tn, counts.fp))
+    if has_spread or recall is None or specificity is None:
+        return {}
+    found = []
+    for hit, quiet in zip(recall, specificity, strict=True):
+        tp, tn = hit * counts.positives, quiet * counts.negatives
+        cells = (tp, counts.positives - tp, counts.negatives - tn, tn)
+        found.append(_measure_values(cells, prevalence))
+    lows, highs = found
+    return {
+        name: (float(lows[name]), float(highs[name]))
+        for name in MEASURES
+        if np.isfinite(lows[name]) and np.isfinite(highs[name])
+    }
 
 
 def _measure_values(cells: npt.ArrayLike, prevalence: float | None) -> dict[str, Array]:
