@@ -93,7 +93,7 @@ def test_a_few_right_cases_leave_every_measure_in_doubt(cells: tuple[int, int, i
         if measure.value is not None and measure.interval is not None:
             low, high = measure.interval
             assert low - 1e-9 <= measure.value <= high + 1e-9
-            assert high - low > 0.2
+            assert high - low > 0.05
 
 
 def test_one_line_a_measure_is_printed_with_value_and_interval(

@@ -163,6 +163,9 @@ class SiteReader:
             return True
         if token.form in ("ordinal", "range") or self._follows_rib(at):
             return False
+        before, after = self.tokens[at - 1 : at], self.tokens[at + 1 : at + 2]
+        if token.text == "1" and [t.text for t in after] == ["rib"] and not self._follows_side(at):
+            return all(t.kind is Kind.PREPOSITION for t in before)  # "fracture of 1 rib"
         if token.form == "cardinal":
             return True
         if self._has_listed_neighbour(at, high):
@@ -322,7 +325,9 @@ class SiteReader:
         if not before or at + 1 >= high:
             return False
         after = self.tokens[at + 1].kind
-        is_placed = any(t.text == "on" for t in before) and after is Kind.HEDGE
+        # "Rib fractures on the right complicate it": a word that nobody knows names no bone.
+        is_end = after is Kind.UNKNOWN and not self._names_more(at, high)
+        is_placed = any(t.text == "on" for t in before) and (after is Kind.HEDGE or is_end)
         back = at - 1
         while back > self.low and self.tokens[back].kind in (Kind.AGE, Kind.QUALIFIER, Kind.HEDGE):
             back -= 1
