@@ -213,6 +213,27 @@ def test_a_refusal_quotes_nothing_of_a_patient(shared_data):
 
 
 @pytest.mark.parametrize(
+    ("sop_class", "modality", "named"),
+    [
+        (
+            "1.2.840.10008.5.1.4.1.1.2",
+            "CT",
+            "CT Image (SOP Class '1.2.840.10008.5.1.4.1.1.2'), not",
+        ),
+        ("1.2.840.10008.5.1.4.1.1.7", "OT", "Secondary Capture Image (SOP Class "),
+        ("1.2.840.10008.5.1.4.1.1.7", "OT", "of Modality 'OT', not a CR or DX image."),
+        ("1.2.3.4", "DX", "The Instance is of SOP Class '1.2.3.4', not a CR or DX image."),
+        (None, "DX", "of SOP Class absent, not"),
+    ],
+)
+def test_what_is_no_radiograph_is_named(sop_class, modality, named):
+    ds = instance(drawn(), SOPClassUID=sop_class, Modality=modality)
+    with pytest.raises(Rejected) as refused:
+        pixels.gate(ds, OPTIONS)
+    assert named in refused.value.text
+
+
+@pytest.mark.parametrize(
     ("elements", "expected"),
     [
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "not-radiograph"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydicom import Dataset
+from pydicom.uid import UID
 
 from dicom_node.base.errors import Rejected
 from worker.image import header, vocabulary
@@ -116,9 +117,18 @@ def _gate_class(head: Header) -> None:
         raise Rejected("for-processing", "The image is For Processing, not For Presentation.")
     is_capture = head.sop_class == SECONDARY_CAPTURE and head.modality in ("CR", "DX")
     if head.sop_class not in (CR, DX) and not is_capture:
-        raise Rejected(
-            "not-radiograph", f"SOP Class {_show_value(head.sop_class)} is not a CR or DX image."
-        )
+        what = _sop_class_name(head.sop_class)
+        if head.sop_class == SECONDARY_CAPTURE:
+            what += f" of Modality {_show_value(head.modality)}"
+        raise Rejected("not-radiograph", f"The Instance is {what}, not a CR or DX image.")
+
+
+def _sop_class_name(sop_class: str) -> str:
+    """Return the name of a SOP Class and its UID, or the UID alone where nobody knows it."""
+    name = UID(sop_class).name if sop_class else ""
+    known = name.removesuffix(" Storage") if name != sop_class else ""
+    shown = _show_value(sop_class)
+    return f"{known} (SOP Class {shown})" if known else f"of SOP Class {shown}"
 
 
 def _gate_pixels(head: Header) -> None:

@@ -291,12 +291,12 @@ class SiteReader:
         after = self._kind_after(at, high, (*_ADJECTIVES, Kind.SIDE))
         if after is Kind.HINT and not self._names_more(at, high):  # "on the L hemithorax"
             after = None
-        if after in (Kind.NOUN, Kind.DEVICE, Kind.PROPERTY):
+        is_late = self._ends_place(at, high)
+        if after in (Kind.NOUN, Kind.DEVICE, Kind.PROPERTY) and not is_late:
             return
         # A side behind its bones ("ribs 5 and 6 on the left") is theirs; before a bone it is that
         # of what comes.
         unsided = [s for s in self.sites if s.side is None and s.bone not in MIDLINE]
-        is_late = self._ends_place(at, high)
         if (after in (*_BONES, Kind.FRACTURE, Kind.UNKNOWN) and not is_late) or not unsided:
             if self.side and self.side != value and self._shares_bone(at, after):
                 self.shared.append((self.side, self.side_at))
@@ -486,7 +486,14 @@ def implied_site(scope: Phrase) -> Site:
         scope.tokens, unrelated_parts(scope.tokens, scope.low, scope.high, _ALIEN, scope.at)
     )
     reader.read(scope.low, scope.high)
-    return Site("other", None, reader.side or reader.late_side, None, scope.at)
+    side = reader.side or reader.late_side
+    head = scope.tokens[:2]
+    if [t.kind for t in head] == [Kind.BONE, Kind.COLON]:  # "Clavicle: L intact, R fracture"
+        bone = head[0].value
+        return Site(
+            bone, None, None if bone in MIDLINE else side, None, scope.at, name=head[0].text
+        )
+    return Site("other", None, side, None, scope.at)
 
 
 def is_specific(phrase: Phrase) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import JOINTS, NAMED, STOPS, has, is_bare
+from worker.text.phrase import JOINTS, LISTING, NAMED, STOPS, has, is_bare
 
 _PLACE = frozenset({
     Kind.PREPOSITION, Kind.ARTICLE, Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE, Kind.SEGMENT,
@@ -236,7 +236,8 @@ def _name_again(own: list[Token], said: Sequence[Token], joint: Token | None) ->
         return [*own[:at], *kept, *again, *after[is_twice:]]
     if not is_denied:
         return None
-    at = _find_predicate(own, joint)
+    is_heading = has(said[last + 1 : last + 2], Kind.COLON)
+    at = _find_predicate(own, joint, is_heading=is_heading)
     return None if at is None else [*own[:at], *again, *own[at:]]
 
 
@@ -274,8 +275,15 @@ def _stands_alone(own: Sequence[Token], at: int, joint: Token | None, is_denied:
     return is_placed or (own[at].text == "ones" and has(others, Kind.AGE, Kind.QUALIFIER))
 
 
-def _find_predicate(own: Sequence[Token], joint: Token | None) -> int | None:
+def _find_predicate(own: Sequence[Token], joint: Token | None, *, is_heading: bool) -> int | None:
     """Return where the subject is left out of "left present", "are seen on the left"."""
+    if [t.kind for t in own[:2]] == [Kind.SIDE, Kind.COLON]:  # "R: none; L: 4, 5"
+        named = (*NAMED, Kind.SEGMENT) if is_heading else _COUNTED
+        if has(own, *named) and all(t.kind in (*named, *LISTING) for t in own[2:]):
+            return 0
+    is_named = has(own, *NAMED) and has(own, Kind.SIDE) and all(t.kind in _PLACE for t in own)
+    if is_heading and is_named and joint and joint.kind is Kind.BREAK:
+        return 0  # "fractures: none on the right; clavicle on the left"
     is_place = own[0].kind is Kind.PREPOSITION and all(t.kind in _PLACE for t in own)
     if joint and joint.text == "but" and is_place and has(own, *_WHERE):
         return 0  # "but of the clavicle"
@@ -331,6 +339,17 @@ def _split_exceptions(clause: list[Token]) -> Iterator[list[Token]]:
             yield clause[:at]
             yield clause[at + 1 :]
             return
+    if (
+        at == 0
+        and comma
+        and clause[comma + 1 : comma + 2]
+        and clause[comma + 1].text.startswith("which")
+    ):
+        # "Except for the 5th rib, which is fractured, the ribs are intact."
+        end = next((n for n in range(comma + 1, len(clause)) if clause[n].kind is Kind.COMMA), None)
+        if end:
+            clause = [*clause[:comma], *clause[comma + 2 :]]
+            comma = end - 2
     if at == 0 and comma:  # "apart from a rib fracture, no fracture"
         yield clause[1:comma]
         yield [clause[0], *clause[comma + 1 :]]

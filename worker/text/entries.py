@@ -57,8 +57,15 @@ class Denial:
         return entry.bone in MIDLINE or entry.side not in (None, "bilateral", self.side)
 
 
+_REGIONS = {"c": "C", "cervical": "C", "t": "T", "thoracic": "T", "dorsal": "T", "l": "L",
+            "lumbar": "L"}  # fmt: skip
+
+
 def _covers_bone(site: Site, entry: Entry) -> bool:
     """Tell whether a denied site covers a bone that is said to be fractured."""
+    region = _REGIONS.get(site.name.split(" ")[0]) if site.name else None
+    if region and entry.number and not entry.number.startswith(region):
+        return False  # "L-spine: no fracture" says nothing of T8
     is_side = site.side in (None, "bilateral", entry.side) or entry.side == "bilateral"
     return site.bone == entry.bone and site.number in (None, entry.number) and is_side
 

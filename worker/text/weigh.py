@@ -74,6 +74,7 @@ class TextReading:
     signs: list[Site] = field(default_factory=list)  # bones of the sentence before
     said: list[Token] = field(default_factory=list)  # the sentence before
     heading: list[Token] = field(default_factory=list)  # "Fractures:", as long as bones follow
+    heading_sentence: str = ""
     is_label: bool = False  # it was "Location: left 5th rib" or "Irregularity of the left 5th rib"
 
     def read(self, sentence: Sentence) -> None:
@@ -125,7 +126,7 @@ class TextReading:
         if has(everything, Kind.BLANK):
             plain = tokenize(sentence.body.replace(BLANK_WORD, " "), self.lexicon)
             tokens = read_past_blanks(everything, plain)
-        tokens = self._under_heading(tokens)
+        tokens = self._under_heading(sentence, tokens)
         phrase = whole_phrase(tokens, sentence, self.lexicon)
         self.is_doubtful |= self._ask_rules(self.rules.views, phrase) is not None
         if self.last and names_more(tokens, is_numbered=any(e.number for e in self.last)):
@@ -161,12 +162,16 @@ class TextReading:
             tokens, 0, len(tokens), unrelated_parts(tokens, 0, len(tokens), BLAND)
         )
 
-    def _under_heading(self, tokens: list[Token]) -> list[Token]:
+    def _under_heading(self, sentence: Sentence, tokens: list[Token]) -> list[Token]:
         """Read bones below "Fractures:" as fractured; the heading alone asserts nothing."""
-        if [t.kind for t in tokens] == [Kind.FRACTURE, Kind.COLON]:
-            self.heading = tokens
+        if _heads_a_list(tokens):
+            self.heading, self.heading_sentence = tokens, sentence.verbatim
             return tokens
         heading, self.heading = self.heading, []
+        if heading and _denies_side(tokens):  # "Rib fractures:", "Left: none"
+            self.entries = [e for e in self.entries if e.sentence != self.heading_sentence]
+            self.last, self.heading = [], heading
+            return [*heading, *tokens]
         if heading and [e.bone for e in self.last] == ["other"]:
             self.entries, self.last = [e for e in self.entries if e is not self.last[0]], []
         others = (Kind.FRACTURE, Kind.NEGATION, Kind.NORMAL, Kind.ABSENT, Kind.NOUN, Kind.DEVICE)
@@ -213,7 +218,8 @@ class TextReading:
             absence = self._ask_rules(self.rules.absences, phrase.about(at))
             if absence:
                 ages = _ages_of_absence(phrase.about(at))
-                self.denials.append(Denial(tuple(absence[1].sites), ages, extra))
+                hit = absence[1]
+                self.denials.append(Denial(tuple(hit.sites), ages, extra, hit.side))
 
     def _read_mention(self, sentence: Sentence, phrase: Phrase) -> None:
         decided = self._ask_rules(self.rules.mentions, phrase)
@@ -301,6 +307,8 @@ class TextReading:
         phrase = whole_phrase(tokens, sentence)
         self._note_reason("names-more", Presence.PRESENT, phrase, range(len(tokens)))
         first_entry = self.last[0]
+        if first_entry.bone == "rib" and tokens[0].kind is Kind.SIDE and not has(tokens, Kind.BONE):
+            tokens = [Token(Kind.BONE, "rib", "ribs"), *tokens]  # "Right: 4, 5"
         reader = SiteReader(tokens, knows_ribs=any(e.bone == "rib" for e in self.last))
         sites = reader.read(0, len(tokens))
         self.is_void |= any(site.is_garbled for site in sites)
@@ -346,6 +354,26 @@ class TextReading:
             if not denial.is_extra
         ]
         return tuple(dict.fromkeys(found))
+
+
+def _heads_a_list(tokens: Sequence[Token]) -> bool:
+    """Tell whether a sentence is no more than "Rib fractures:"."""
+    kinds = [t.kind for t in tokens]
+    named = (Kind.BONE, Kind.AGE, Kind.QUALIFIER, Kind.HINT)
+    return kinds[-2:] == [Kind.FRACTURE, Kind.COLON] and all(k in named for k in kinds[:-2])
+
+
+def _denies_side(tokens: Sequence[Token]) -> bool:
+    """Tell whether a line says no more than "Left: none"."""
+    kinds = {t.kind for t in tokens}
+    denying = {Kind.ABSENT, Kind.NEGATION}
+    others = {Kind.SIDE, Kind.COLON, Kind.COMMA, Kind.SEEN, Kind.CARRIER}
+    return (
+        tokens[:1] != []
+        and tokens[0].kind is Kind.SIDE
+        and bool(kinds & denying)
+        and (kinds <= others | denying)
+    )
 
 
 def _make_entry(

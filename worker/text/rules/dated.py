@@ -56,6 +56,8 @@ def _is_of_fracture(phrase: Phrase, at: int) -> bool:
     # An adjective, or "vertebral compression": "old parry fracture".
     end = phrase.at - (tokens[phrase.at - 1].kind in (Kind.UNKNOWN, Kind.FRACTURE))
     for token in tokens[at + 1 : end]:
+        if token is tokens[1] and at == 0 and token.kind is Kind.COLON:
+            continue  # "Old: right 6th rib fracture"
         is_history = tokens[at].text in _OF_THE_PATIENT
         if is_history and token.text == "with":
             return False  # "status post bypass with a rib fracture"

@@ -219,6 +219,9 @@ def _is_plain_absence(phrase: Phrase, at: int) -> bool | None:
     """Tell "fracture: none" from "none displaced", "has been excluded" from "to be excluded"."""
     tokens = phrase.tokens
     rest = tokens[at + 1 : phrase.high]
+    where = (Kind.PREPOSITION, Kind.ARTICLE, Kind.SIDE)
+    if tokens[at - 1].kind is Kind.COLON and rest and all(t.kind in where for t in rest):
+        return True  # "fractures: none on the right"
     if tokens[at].text == "none" and not all(
         t.kind in (Kind.SEEN, Kind.VERB, Kind.NEUTRAL, Kind.CARRIER, Kind.COMMA) for t in rest
     ):

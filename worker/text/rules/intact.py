@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from worker.text.bones import Site, read_sites
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import BLANK_FORM, Phrase
+from worker.text.phrase import BLANK_FORM, JOINTS, STOPS, Phrase
 from worker.text.rules.denied import is_clearly_denied
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
@@ -13,7 +13,11 @@ def _find_normal_bones(phrase: Phrase) -> Hit | None:
     if phrase.word.kind is not Kind.NORMAL and not _is_negative(phrase):
         return None
     sites = _normal_bones(phrase.tokens, phrase.at)
-    return None if sites is None else Hit((phrase.at,), sites)
+    if sites is None:
+        return None
+    end = _end_of_side(phrase.tokens, phrase.at)
+    side = phrase.tokens[end - 1].value if end > phrase.at and not sites else None
+    return Hit((phrase.at,), sites, side)
 
 
 def _is_negative(phrase: Phrase) -> bool:
@@ -70,7 +74,17 @@ def _normal_bones(tokens: Sequence[Token], at: int) -> list[Site] | None:
     # No sites means all bones.
     if any(t.kind is Kind.SKELETON for t in tokens[low:at]):
         return []
-    return read_sites(tokens, low, at, frozenset())
+    return read_sites(tokens, low, _end_of_side(tokens, at), frozenset())
+
+
+def _end_of_side(tokens: Sequence[Token], at: int) -> int:
+    """Return where the "on the right" of "the ribs are intact on the right" ends, or `at`."""
+    end = at + 1
+    while end < len(tokens) and tokens[end].kind in (Kind.PREPOSITION, Kind.ARTICLE):
+        end += 1
+    is_side = at + 1 < end < len(tokens) and tokens[end].kind is Kind.SIDE
+    is_whole = end + 1 >= len(tokens) or tokens[end + 1].kind in (*JOINTS, *STOPS)
+    return end + 1 if is_side and is_whole else at
 
 
 def _is_coordinated(tokens: Sequence[Token], at: int) -> bool:

@@ -27,6 +27,8 @@ class Hit:
     """Indices of the tokens that decided."""
     sites: Sequence[Site] = ()
     """Bones that a denial is limited to."""
+    side: str | None = None
+    """Side that a denial of all bones is limited to."""
     start: int | None = None
     """Where the words begin that are possible only, if earlier ones are not."""
     ages: Sequence[tuple[int, str]] = ()
