@@ -6,11 +6,13 @@ storescu sends drawn images of 10 MB, and of 0.5 MB, over N associations at once
 project's listener with its ledger: each image is on disk and in the ledger before it is answered.
 storescp never syncs. ``tuned``: TCP_NODELAY=1, PDUs of 128 KiB, ``--fork``; Orthanc without
 SyncStorageArea; ``default``: as installed. With ``--untuned`` the sender keeps its defaults, too,
-as most modalities do. Receivers take turns, each trial on an empty folder; what arrived is
-counted. Ratios are of the median MB/s to tuned storescp; CPU is that of the receiver. ``floor`` is
-no DICOM: the same bytes over TCP into a file, its fsync, rename, fsync of the folder, four bytes
-back. ``serve N`` is the whole node with N listeners on its port. Long trials, many images, are
-fairer: each one contains the senders' start. The untuned get a tenth of the images.
+as most modalities do. Receivers are started once, warmed up by an image, and take turns; what
+arrived is counted and removed. storescu gives each image a new UID, so none is a repeat. Ratios are
+of the median MB/s to tuned storescp; CPU is that of the receiver. ``floor`` is no DICOM: the same
+bytes over TCP into a file, its fsync, rename, fsync of the folder, four bytes back. ``serve N`` is
+the whole node with N listeners on its port; where one association comes, one of them takes it, and
+only ``serve 1`` is measured. Long trials, many images, are fairer: each one contains the senders'
+start. The untuned get a tenth of the images.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +41,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from listening import listening, radiograph, written
 from peers import need
 from ports import free_port
-from pydicom.uid import generate_uid
 from record import row, write
 
 SIZES = {"10 MB": (2500, 2000), "0.5 MB": (500, 500)}
+SMALLEST = 400_000
+"""Bytes that each image has at least."""
 RECEIVERS = ("storescp tuned", "storescp default", "Orthanc tuned", "Orthanc default", "node")
 RECEIVERS += ("serve 1", "serve 2", "serve 4", "floor")
 SLOW = ("storescp default", "Orthanc default")
@@ -113,9 +116,29 @@ def cpu_seconds(pid: int) -> float:
     return total / TICK
 
 
+@dataclass
+class Receiver:
+    """A receiver that runs, and the folder in which what arrives lies."""
+
+    name: str
+    folder: Path
+    pid: int
+    port: int
+
+    def arrived(self) -> list[Path]:
+        """Return the files of images that lie there."""
+        found = []
+        for path in self.folder.rglob("*"):
+            is_other = any(word in path.name for word in ("sqlite", "audit", "index"))
+            # what a node writes beside images is small
+            if not is_other and path.is_file() and path.stat().st_size > SMALLEST:
+                found.append(path)
+        return found
+
+
 @contextmanager
-def receiver(name: str, folder: Path, is_tuned: bool) -> Iterator[tuple[int, int]]:
-    """Run a receiver; yield its process id and port."""
+def receiver(name: str, folder: Path, is_tuned: bool) -> Iterator[Receiver]:
+    """Run a receiver."""
     port = free_port()
     folder.mkdir()
     environment = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
@@ -141,8 +164,7 @@ def receiver(name: str, folder: Path, is_tuned: bool) -> Iterator[tuple[int, int
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end + 60, log.read_text()
             time.sleep(0.1)
-        time.sleep(0.5)
-        yield process.pid, port
+        yield Receiver(name, folder, process.pid, port)
     finally:
         if name.startswith("serve"):
             process.terminate()
@@ -153,39 +175,32 @@ def receiver(name: str, folder: Path, is_tuned: bool) -> Iterator[tuple[int, int
         process.stdin.close()
 
 
-def trial(name: str, folders: list[Path], work: Path, is_tuned: bool) -> Trial:
+def trial(running: Receiver, folders: list[Path], is_tuned: bool) -> Trial:
     """Send each folder over its own association, all at once."""
     files = [path for folder in folders for path in folder.iterdir()]
-    size, smallest = sum(f.stat().st_size for f in files), min(f.stat().st_size for f in files)
-    out = Path(tempfile.mkdtemp(dir=work)) / "in"
-    options = ["-ll", "fatal", "-R", "+sd", "-aet", "MODALITY", "-aec", "CHEXFRACT"]
+    size = sum(path.stat().st_size for path in files)
+    # +II: a UID of its own for each image
+    options = ["-ll", "fatal", "-R", "+sd", "+II", "-aet", "MODALITY", "-aec", "CHEXFRACT"]
     environment = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
     if is_tuned:
         options += ["--max-send-pdu", "131072"]
         environment["TCP_NODELAY"] = "1"
-    with receiver(name, out, is_tuned and not name.endswith("default")) as (pid, port):
-        before = cpu_seconds(pid)
-        started = time.perf_counter()
-        senders = [
-            subprocess.Popen(
-                [need("storescu"), *options, "127.0.0.1", str(port), str(folder)],
-                env=environment,
-            )
-            for folder in folders
-        ]
-        failed = sum(sender.wait() != 0 for sender in senders)
-        took = time.perf_counter() - started
-        cpu = cpu_seconds(pid) - before
-    kept = [path for path in out.rglob("*") if path.is_file()]
-    kept = [
-        path
-        for path in kept
-        if path.stat().st_size > 0.9 * smallest
-        and not any(word in path.name for word in ("sqlite", "audit"))
+    before = cpu_seconds(running.pid)
+    started = time.perf_counter()
+    senders = [
+        subprocess.Popen(
+            [need("storescu"), *options, "127.0.0.1", str(running.port), str(folder)],
+            env=environment,
+        )
+        for folder in folders
     ]
-    is_whole = not failed and len([p for p in kept if not p.name.startswith("index")]) == len(files)
-    shutil.rmtree(out.parent)
-    return Trial(size / 1e6 / took, cpu / (size / 1e9), is_whole)
+    failed = sum(sender.wait() != 0 for sender in senders)
+    took = time.perf_counter() - started
+    cpu = cpu_seconds(running.pid) - before
+    kept = running.arrived()
+    for path in kept:
+        path.unlink()
+    return Trial(size / 1e6 / took, cpu / (size / 1e9), not failed and len(kept) == len(files))
 
 
 def floor(folders: list[Path], work: Path) -> Trial:
@@ -247,12 +262,11 @@ def drain(connection: socket.socket, out: Path, number: int) -> None:
 
 
 def drawn(folder: Path, count: int, shape: tuple[int, int]) -> None:
-    """Write images that differ in their UIDs."""
+    """Write an image under so many names: the sender gives each a UID of its own."""
     folder.mkdir(parents=True)
-    ds = radiograph(rows=shape[0], columns=shape[1])
-    for number in range(count):
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        written(folder, ds, f"{number}.dcm")
+    first = written(folder, radiograph(rows=shape[0], columns=shape[1]), "0.dcm")
+    for number in range(1, count):
+        (folder / f"{number}.dcm").hardlink_to(first)
 
 
 def few(folder: Path) -> Path:
@@ -266,18 +280,22 @@ def few(folder: Path) -> Path:
     return smaller
 
 
-def compare(size: str, folders: list[Path], options: argparse.Namespace, work: Path) -> None:
+def compare(
+    size: str, folders: list[Path], options: argparse.Namespace, running: dict[str, Receiver]
+) -> None:
     """Let the receivers take turns and print a line for each."""
-    found: dict[str, list[Trial]] = {name: [] for name in options.receivers}
+    alone = len(folders) == 1
+    names = [name for name in options.receivers if not (alone and name in ("serve 2", "serve 4"))]
+    found: dict[str, list[Trial]] = {name: [] for name in names}
     for turn in range(options.repeat):
-        for name in options.receivers[:: 1 if turn % 2 == 0 else -1]:
+        for name in names[:: 1 if turn % 2 == 0 else -1]:
             if name == "floor":
-                found[name].append(floor(folders, work))
+                found[name].append(floor(folders, folders[0].parent.parent))
             else:
                 sent = [few(folder) for folder in folders] if name in SLOW else folders
-                found[name].append(trial(name, sent, work, not options.untuned))
-    first = statistics.median(trial.mb_s for trial in found[options.receivers[0]])
-    anchor = options.receivers[0]
+                found[name].append(trial(running[name], sent, not options.untuned))
+    first = statistics.median(trial.mb_s for trial in found[names[0]])
+    anchor = names[0]
     for name, trials in found.items():
         label = f"{size} x {len(folders)}, {name}"
         options.rows.append(row(label, [trial.mb_s for trial in trials], "MB/s", anchor, first))
@@ -309,13 +327,23 @@ def main() -> None:
         listen(options.listen, options.port)
         return
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    with tempfile.TemporaryDirectory(dir=options.work) as work:
+    is_tuned = not options.untuned
+    with tempfile.TemporaryDirectory(dir=options.work) as name, ExitStack() as stack:
+        work, running = Path(name), {}
+        for one in options.receivers:
+            if one != "floor":
+                own = is_tuned and not one.endswith("default")
+                running[one] = stack.enter_context(receiver(one, work / one.replace(" ", "-"), own))
+        warm = work / "warm"
+        drawn(warm, 1, SIZES["0.5 MB"])
+        for one in running.values():
+            trial(one, [warm], is_tuned)
         for size, count in (("10 MB", options.big), ("0.5 MB", options.small)):
-            folders = [Path(work) / size / str(i) for i in range(max(options.n))]
+            folders = [work / size / str(i) for i in range(max(options.n))]
             for folder in folders if count else ():
                 drawn(folder, count, SIZES[size])
             for n in options.n if count else ():
-                compare(size, folders[:n], options, Path(work))
+                compare(size, folders[:n], options, running)
     write("receive", options.rows, options.json)
 
 
