@@ -56,6 +56,8 @@ _REFERENCED, _STUDY, _SERIES = 0x00081155, 0x0020000D, 0x0020000E
 _PREDECESSORS = 0x0040A360
 _EVIDENCE_SEQUENCES = frozenset((0x0040A375, 0x0040A385))
 """Current Requested Procedure Evidence and Pertinent Other Evidence (PS3.3 C.17.2)."""
+_READ = frozenset((*_OWN, _REFERENCED, _STUDY))
+"""What is read of an object; all of it is walked through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ def _is_derived(uid: str) -> bool:
 
 def _read_object(content: bytes) -> _Found:
     found = _Found()
-    for element in walk(content):
+    for element in walk(content, _READ):
         if not element.path:
             if name := _OWN.get(element.tag):
                 found.own[name] = text_of(element)

@@ -8,7 +8,7 @@ be in Explicit VR Little Endian, as workers write it. DICOM PS3.5 7, PS3.10 7.1.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from dicom_node.base.errors import NotUnderstood
@@ -23,8 +23,19 @@ MAX_DEPTH = 32
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_OPEN = 1 << 62
+"""In place of the end of what a delimiter ends: beyond all bytes."""
+
+_SHORT, _LONG, _SEQUENCE = range(3)
+_KINDS = {
+    **dict.fromkeys(
+        b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split(), _SHORT
+    ),
+    **dict.fromkeys(b"OB OD OF OL OV OW SV UC UN UR UT UV".split(), _LONG),
+    b"SQ": _SEQUENCE,
+}
+"""How the length of an element is written, by its VR (PS3.5 7.1.2)."""
+
 _HEAD = struct.Struct("<HH2sH").unpack_from
 _TAG_AND_LENGTH = struct.Struct("<HHL").unpack_from
 _LENGTH = struct.Struct("<L").unpack_from
@@ -40,23 +51,13 @@ class Element(NamedTuple):
     value: memoryview
 
 
-class _Level:
-    """A data set or a sequence that the walk is inside of."""
-
-    __slots__ = ("end", "is_item", "last", "path")
-
-    def __init__(self, path: tuple[int, ...], end: int | None, is_item: bool) -> None:
-        self.path = path
-        """Tags of the sequences around it, and its own where it is one."""
-        self.end = end
-        """Where it ends; None where a delimiter ends it."""
-        self.is_item = is_item
-        self.last = -1
-        """Tag of the element before."""
-
-
-def walk(content: bytes) -> Iterator[Element]:
+def walk(content: bytes, wanted: Container[int] | None = None) -> Iterator[Element]:
     """Yield every element of a Part 10 file that has a value of its own, File Meta first.
+
+    Parameters
+    ----------
+    wanted : container of int, optional
+        Only elements with these tags are yielded; the others are checked all the same.
 
     Raises
     ------
@@ -66,89 +67,86 @@ def walk(content: bytes) -> Iterator[Element]:
     if content[:META_AT] != bytes(PREFIX_AT) + PREFIX:
         raise NotUnderstood("not a Part 10 file with an empty preamble")
     view = memoryview(content)
-    size, at, count = len(content), 132, 0
+    size, at, left = len(content), 132, MAX_ELEMENTS
     data_set = _data_set_at(content)
-    levels = [_Level((), size, is_item=True)]
+    # The level that the walk is inside of: a data set, which is the whole or an item, or a
+    # sequence. Its values are plain variables, and those of the levels around it lie on a stack:
+    # each result has some hundred elements, and this took most of what its comparison takes.
+    around: list[tuple[tuple[int, ...], int, int, bool, int]] = []
+    path: tuple[int, ...] = ()  # tags of the sequences around, and its own where it is one
+    end = size  # where it ends; _OPEN where a delimiter ends it
+    limit = size  # where all that stands in it has to end
+    is_item, last = True, -1  # the tag of the element before
     while True:
-        level = levels[-1]
-        while level.end is not None and at >= level.end:
-            if at > level.end:
+        while at >= end:
+            if at > end:
                 raise NotUnderstood("an element reaches beyond its sequence")
-            levels.pop()
-            if not levels:
+            if not around:
                 return
-            level = levels[-1]
-        count += 1
-        if count > MAX_ELEMENTS:
+            path, end, limit, is_item, last = around.pop()
+        left -= 1
+        if left < 0:
             raise NotUnderstood(f"more than {MAX_ELEMENTS} elements")
         if at + 8 > size:
             raise NotUnderstood("it ends within an element")
-        if not level.is_item:
-            at = _enter_item(content, at, levels)
-            continue
-        group, number, vr, length = _HEAD(content, at)
-        tag = group << 16 | number
-        if tag == _ITEM_END:
-            if level.end is not None or len(levels) == 1:
-                raise NotUnderstood("an item ends twice")
-            levels.pop()
+        if is_item:
+            group, number, vr, length = _HEAD(content, at)
+            tag = group << 16 | number
+            if tag == _ITEM_END:
+                if end != _OPEN:
+                    raise NotUnderstood("an item ends twice")
+                path, end, limit, is_item, last = around.pop()
+                at += 8
+                continue
+            if tag <= last:
+                raise NotUnderstood("its elements are not in order")
+            if not around and last >> 16 <= 2 < group and at != data_set:
+                raise NotUnderstood("the length of its File Meta Information is wrong")
+            last = tag
             at += 8
-            continue
-        if tag <= level.last:
-            raise NotUnderstood("its elements are not in order")
-        if len(levels) == 1 and level.last >> 16 <= 2 < group and at != data_set:
-            raise NotUnderstood("the length of its File Meta Information is wrong")
-        level.last = tag
-        at += 8
-        if vr in _LONG:
-            if at + 4 > size:
-                raise NotUnderstood("it ends within an element")
-            (length,) = _LENGTH(content, at)
-            at += 4
-        elif vr not in _SHORT:
-            raise NotUnderstood("it is not in Explicit VR Little Endian")
-        if vr == b"SQ":
-            end = None if length == _UNDEFINED else at + length
-            _check_end(end, level, size)
-            _open_level(levels, _Level((*level.path, tag), end, is_item=False))
-            continue
-        if length == _UNDEFINED:
-            raise NotUnderstood("an element has no length")
-        _check_end(at + length, level, size)
-        yield Element(level.path, tag, vr, view[at : at + length])
-        at += length
+            kind = _KINDS.get(vr)
+            if kind is None:
+                raise NotUnderstood("it is not in Explicit VR Little Endian")
+            if kind != _SHORT:
+                if at + 4 > size:
+                    raise NotUnderstood("it ends within an element")
+                (length,) = _LENGTH(content, at)
+                at += 4
+            if kind != _SEQUENCE:
+                if length == _UNDEFINED:
+                    raise NotUnderstood("an element has no length")
+                stop = at + length
+                if stop > limit:
+                    raise NotUnderstood("an element reaches beyond its end")
+                if wanted is None or tag in wanted:
+                    yield Element(path, tag, vr, view[at:stop])
+                at = stop
+                continue
+            inner = (*path, tag)
+        else:
+            group, number, length = _TAG_AND_LENGTH(content, at)
+            tag = group << 16 | number
+            at += 8
+            if tag == _SEQUENCE_END and end == _OPEN:
+                path, end, limit, is_item, last = around.pop()
+                continue
+            if tag != _ITEM:
+                raise NotUnderstood("a sequence holds what is not an item")
+            inner = path
+        # a sequence in an item, or an item in a sequence
+        stop = _OPEN if length == _UNDEFINED else at + length
+        if stop != _OPEN and stop > limit:
+            raise NotUnderstood("an element reaches beyond its end")
+        if len(around) + 1 >= MAX_DEPTH:
+            raise NotUnderstood("sequences are nested too deeply")
+        around.append((path, end, limit, is_item, last))
+        path, end, limit = inner, stop, size if stop == _OPEN else stop
+        is_item, last = not is_item, -1
 
 
 def text_of(element: Element) -> str:
     """Return the value of an element of text in UTF-8; what is not is replaced."""
     return bytes(element.value).decode("utf-8", "replace").strip(" \0")
-
-
-def _enter_item(content: bytes, at: int, levels: list[_Level]) -> int:
-    """Enter the next item of a sequence, or leave the sequence."""
-    group, number, length = _TAG_AND_LENGTH(content, at)
-    tag, level = group << 16 | number, levels[-1]
-    at += 8
-    if tag == _SEQUENCE_END and level.end is None:
-        levels.pop()
-        return at
-    if tag != _ITEM:
-        raise NotUnderstood("a sequence holds what is not an item")
-    end = None if length == _UNDEFINED else at + length
-    _check_end(end, level, len(content))
-    _open_level(levels, _Level(level.path, end, is_item=True))
-    return at
-
-
-def _check_end(end: int | None, level: _Level, size: int) -> None:
-    if end is not None and end > (size if level.end is None else level.end):
-        raise NotUnderstood("an element reaches beyond its end")
-
-
-def _open_level(levels: list[_Level], level: _Level) -> None:
-    if len(levels) >= MAX_DEPTH:
-        raise NotUnderstood("sequences are nested too deeply")
-    levels.append(level)
 
 
 def _data_set_at(content: bytes) -> int:
