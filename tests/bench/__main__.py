@@ -102,7 +102,7 @@ Bench = tuple[list[str], list[str], Callable[[Content], list[Row]]]
 
 BENCHES: dict[str, Bench] = {
     "receive": (
-        ["--n", "1", "4", "--repeat", "5", "--big", "20", "--small", "200"],
+        ["--n", "1", "4", "--repeat", "5", "--big", "20", "--small", "160"],
         [
             *("--n", "4", "--repeat", "2", "--big", "5", "--small", "60", "--receivers"),
             *("storescp tuned", "node", "serve 2", "floor"),

@@ -129,8 +129,7 @@ class Receiver:
         """Return the files of images that lie there."""
         found = []
         for path in self.folder.rglob("*"):
-            is_other = any(word in path.name for word in ("sqlite", "audit", "index"))
-            # what a node writes beside images is small
+            is_other = any(word in path.name for word in ("sqlite", "audit", "index", "jsonl"))
             if not is_other and path.is_file() and path.stat().st_size > SMALLEST:
                 found.append(path)
         return found
