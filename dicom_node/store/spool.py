@@ -23,7 +23,9 @@ from dicom_node.store.clock import Clock
 logger = logging.getLogger(__name__)
 
 FOLDERS = ("incoming", "images", "reports", "conflicts")
-_IMAGE_FOLDERS = tuple(f"images/{digit}" for digit in "0123456789abcdef")
+_KEPT_FOLDERS = tuple(
+    f"{kind}/{digit}" for kind in ("images", "reports") for digit in "0123456789abcdef"
+)
 """Made beforehand and few: making and syncing a folder takes as long as keeping an image."""
 
 _CHECK_EVERY = 8 * 2**20
@@ -80,10 +82,11 @@ class Spool:
         self._free_at = -1.0
         self._clock = clock or Clock()
         try:
-            for folder in (*FOLDERS, *_IMAGE_FOLDERS):
+            for folder in (*FOLDERS, *_KEPT_FOLDERS):
                 (root / folder).mkdir(parents=True, exist_ok=True)
             _sync_folder(root)
             _sync_folder(root / "images")
+            _sync_folder(root / "reports")
         except OSError as exc:
             raise _no_room(root, exc) from exc
 
@@ -124,7 +127,7 @@ class Spool:
         digest = hashlib.sha256(content).hexdigest()
         # 96 bits tell them apart; each name stands in the ledger
         stem = _hash_text("\n".join((job, token, part, digest)))[:24]
-        name = f"reports/{stem[:2]}/{stem}.dcm"
+        name = f"reports/{stem[0]}/{stem}.dcm"
         with Incoming(self) as incoming:
             incoming.write(content)
             incoming.place(name)

@@ -123,6 +123,22 @@ def test_a_report_of_another_attempt_has_another_name(tmp_path: Path) -> None:
     assert spool.write_report("a" * 32, "t1", "sr", b"1") in names
 
 
+def test_no_folder_is_made_when_a_file_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a folder is made")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    names = {spool.write_report(f"job{n}", "token", "sr", b"content") for n in range(64)}
+    assert len({name.rpartition("/")[0] for name in names}) > 8
+    with spool.writing() as incoming:
+        incoming.write(b"content")
+        incoming.keep("1.2.3")
+
+
 def test_below_the_watermark_nothing_new_is_begun(tmp_path: Path) -> None:
     assert Spool(tmp_path).has_room()
     spool = Spool(tmp_path, min_free=1 << 62)

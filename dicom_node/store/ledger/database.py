@@ -309,6 +309,12 @@ class Database:
             cursor.execute(query.sql, query.row(values))
             return list(cursor.fetchall())
 
+    def look_named(self, statement: sa.Select[Any], **values: Any) -> list[Any]:
+        """Return the rows of a query as `look` does, with the names of its columns."""
+        rows = self.look(statement, **values)
+        named = self._looks[statement].named
+        return [named(row) for row in rows]
+
     def in_one(
         self, statement: Statement, values: Mapping[str, Any], *, durable: bool = True
     ) -> list[Any]:

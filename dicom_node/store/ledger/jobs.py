@@ -530,8 +530,10 @@ class JobLedger:
         Stale, NotFound
             See `claim`.
         """
-        with self._database.reading() as connection:
-            row = self._read_row(connection, job)
+        rows = self._database.look_named(_ROW, job=job)
+        if not rows:
+            raise _unknown_job(job)
+        (row,) = rows
         if row.token != token or row.state not in (JobState.RUNNING, *WITH_RESULT):
             raise _stale_token(job)
         if row.state in WITH_RESULT:
