@@ -117,7 +117,7 @@ def _numbers(drawn: random.Random) -> tuple[int, ...]:
 
 def database_of(seed: int) -> str:
     """Return where the ledgers of a schedule are."""
-    return "postgresql" if Servers.url_of else "file" if seed % 8 == 0 else "memory"
+    return "postgresql" if Servers.url_of else "file" if seed % 16 == 0 else "memory"
 
 
 def is_shared(seed: int) -> bool:
