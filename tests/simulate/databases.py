@@ -294,8 +294,12 @@ class Content:
         cursor = connection.cursor()
         if self._is_sqlite:  # another driver begins by itself
             cursor.execute("BEGIN")
-        for name in reversed(self._rows):
-            cursor.execute(f"DELETE FROM {name}")
+        names = list(reversed(self._rows))
+        looks = ", ".join(f"EXISTS (SELECT 1 FROM {name})" for name in names)
+        there = cursor.execute(f"SELECT {looks}").fetchone()
+        for name, has_rows in zip(names, there, strict=True):
+            if has_rows:
+                cursor.execute(f"DELETE FROM {name}")
         if self._is_sqlite:
             cursor.execute(_NO_WORDS)
         cursor.execute("DELETE FROM totals")  # triggers have counted what was removed
@@ -342,6 +346,7 @@ def _memory_engine() -> Any:
         connect_args={"check_same_thread": False, "cached_statements": STATEMENTS},
     )
     sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "connect", lambda own, _: own.execute("PRAGMA secure_delete = OFF"))
     return engine
 
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from dicom_node.store.ledger import Ledger
 
 from ..support.transitions import write_down
 from . import images
+from .answers import kept_answers
 from .checks import check, ends
 from .databases import Content, SimulatedDatabase, SimulatedLedger, SimulatedMemory
 from .effects import chance
@@ -179,8 +181,9 @@ def play(events: Sequence[Event], seed: int) -> Outcome:
     world: World | None = None
     folder = home() / f"{os.getpid()}-spools"
     try:
-        with chance(seed):
-            world = World(databases(database_of(seed)), folder, seed, is_shared=is_shared(seed))
+        place = database_of(seed)
+        with chance(seed), kept_answers() if place == "memory" else nullcontext():
+            world = World(databases(place), folder, seed, is_shared=is_shared(seed))
             world.is_storm = seed % 4 == 3
             if Servers.locks is not None:
                 Servers.locks.effects = world.effects
