@@ -6,7 +6,7 @@ In files, and with PostgreSQL, all of it is worked out each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -49,16 +49,18 @@ def _kept(honest: Callable[..., Any]) -> Callable[..., Any]:
 
 def _kept_header() -> Callable[..., Any]:
     honest = header.read_header
-    known: dict[Any, dict[str, str]] = {}
+    known: dict[Any, dict[str, Any]] = {}
 
-    def read(
-        file: IO[bytes], syntax: str, tags: Any = header.TAGS, *, is_new: bool = False
-    ) -> dict[str, str]:
-        about = file.read(), syntax, tuple(tags.values()), is_new
+    def read(file: IO[bytes], *how: Any, **named: Any) -> dict[str, Any]:
+        ways = tuple(
+            tuple(way.values()) if isinstance(way, Mapping) else way
+            for way in (*how, *named.values())
+        )
+        about = file.read(), ways, tuple(named)
         found = known.get(about)
         if found is None:
             file.seek(0)
-            found = honest(file, syntax, tags, is_new=is_new)
+            found = honest(file, *how, **named)
             if len(known) >= MOST:
                 known.clear()
             known[about] = found
