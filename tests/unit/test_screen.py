@@ -1,5 +1,8 @@
 """The screener sees what headers do not say."""
 
+from importlib.resources import files
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -159,3 +162,31 @@ def test_the_fake_negative_is_seen_through(shared_data):
 )
 def test_any_picture_gets_an_answer(picture):
     assert set(codes(picture)) <= set(screen.TURNED)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_turned_features_are_the_sums_of_their_pixels(side):
+    """To the last bit: sums of whole numbers, whatever the way that they are made."""
+    with files("worker.image.lungs").joinpath(f"{side}_lung_haar.xml").open("rb") as file:
+        root = ElementTree.parse(file).getroot().find("cascade")
+    every = [lungs._read_feature(item) for item in root.findall("features/_")]
+    turned = [feature for feature in every if feature.is_turned]
+    assert len(turned) >= 5
+    cascade = lungs._read_cascade(side)
+    shape = (cascade.height, cascade.width)
+    random = np.random.default_rng(3)
+    grey = random.integers(0, 256, (90, 71)).astype(np.float64)
+    whole = lungs._turned_integral(grey)
+    rows = random.integers(0, 90 - shape[0] + 1, 40)
+    columns = random.integers(0, 71 - shape[1] + 1, 40)
+    masks = [lungs._turned_pixels(feature, shape) for feature in turned]
+    for feature, mask in zip(turned, masks, strict=True):
+        # A turned rectangle of 1 x 1 has two pixels.
+        assert sum(mask.values()) == sum(
+            2 * w * h * share for _, _, w, h, share in feature.rectangles
+        )
+    corners = lungs._integral_points([lungs._turned_weights(feature) for feature in turned])
+    by_corners = corners.values(whole, rows * whole.shape[1] + columns)
+    by_pixels = lungs._integral_points(masks).values(grey, rows * grey.shape[1] + columns)
+    assert by_pixels.any()
+    assert (by_corners == by_pixels).all()

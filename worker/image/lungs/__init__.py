@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from itertools import islice
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 from PIL import Image
 
 Bytes = npt.NDArray[np.uint8]
@@ -36,6 +37,7 @@ _FEW = 2
 """Scales at which the sides are compared: the others cost six times as much and show little."""
 _STEP = 2
 _LEAST_CONTRAST = 10.0
+_MANY = 1 << 16
 _EPSILON = 1e-5
 
 
@@ -50,11 +52,9 @@ class Lungs(NamedTuple):
 @dataclass(frozen=True, slots=True, eq=False)
 class _Feature:
     rectangles: tuple[tuple[int, int, int, int, float], ...]
-    """Left, top, width, height and weight; of an upright feature."""
-    rows: npt.NDArray[np.intp]
-    columns: npt.NDArray[np.intp]
-    weights: Floats
-    """Pixels of a feature that is turned by 45 degrees, with what they weigh."""
+    """Left, top, width, height and weight."""
+    is_turned: bool
+    """Whether they are turned by 45 degrees."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +84,9 @@ class _Stage:
     upright: _Points
     """In the integral of the picture."""
     turned: _Points
-    """In the picture itself."""
+    """In its integral turned by 45 degrees."""
+    turned_pixels: _Points
+    """The same in the picture itself: many places, and no integral is needed for them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,6 +160,11 @@ class _View:
         self._squares = _integral_image(self.grey * self.grey)
         self._found: dict[str, int] = {}
 
+    @cached_property
+    def turned_sums(self) -> Floats:
+        """Its integral turned by 45 degrees."""
+        return _turned_integral(self.grey)
+
     def mirrored(self) -> _View:
         """Return its mirror image."""
         return _View(self.grey[:, ::-1].astype(np.uint8))
@@ -191,7 +198,7 @@ class _View:
         for stage in cascade.stages:
             value = stage.upright.values(sums, rows * sums.shape[1] + columns)
             if stage.turned.rows.size:
-                value += stage.turned.values(self.grey, rows * width + columns)
+                value += self._turned_values(stage, rows, columns)
             # Features are compared per unit of contrast, so that exposure and window make no
             # difference.
             value /= norm[:, None]
@@ -202,6 +209,19 @@ class _View:
                 break
         edges: Floats = columns.astype(np.float64)
         return edges
+
+    def _turned_values(
+        self, stage: _Stage, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
+    ) -> Floats:
+        """Return the values of a stage's turned features; sums of whole numbers, so both are equal.
+
+        The turned integral takes as long as `_MANY` looks at single pixels. Most pictures that are
+        not of a chest have so few windows left that they need none.
+        """
+        looks = rows.size * stage.turned_pixels.rows.size
+        if looks < _MANY and "turned_sums" not in self.__dict__:
+            return stage.turned_pixels.values(self.grey, rows * self.grey.shape[1] + columns)
+        return stage.turned.values(self.turned_sums, rows * self.turned_sums.shape[1] + columns)
 
 
 def _count_windows(side: str, views: Iterable[_View], enough: int | None) -> int:
@@ -223,6 +243,35 @@ def _integral_image(values: Floats) -> Floats:
     return whole
 
 
+def _turned_integral(values: Floats) -> Floats:
+    """Return what lies above each point between the two diagonals that meet in it.
+
+    Four such sums make that of any rectangle turned by 45 degrees (Lienhart and Maydt 2002), as
+    OpenCV has them.
+    """
+    height, width = values.shape
+    # A point stands at the right of its pixel, and the first has none.
+    pixels = np.zeros((height, width + 1))
+    pixels[:, 1:] = values
+    # One row further down, what is new lies on the two diagonals that end in the point's pixel.
+    new = _diagonal_sums(pixels) + _diagonal_sums(pixels[:, ::-1])[:, ::-1] - pixels
+    whole = np.zeros((height + 1, width + 1))
+    np.cumsum(new, axis=0, out=whole[1:])
+    return whole
+
+
+def _diagonal_sums(pixels: Floats) -> Floats:
+    """Return for each pixel the sum of those above it to the left, itself among them."""
+    height, width = pixels.shape
+    skewed = np.zeros((height, width + height))
+    # Each row a pixel further to the left: what was a diagonal is then a column.
+    step, across = skewed.strides
+    inside = as_strided(skewed[:, height - 1 :], pixels.shape, (step - across, across))
+    inside[...] = pixels
+    np.cumsum(skewed, axis=0, out=skewed)
+    return inside
+
+
 def _window_sums(
     whole: Floats, down: int, across: int, rectangle: tuple[int, int, int, int]
 ) -> Floats:
@@ -241,31 +290,34 @@ def _read_cascade(side: str) -> _Cascade:
     if root is None:
         raise ValueError(f"{side}_lung_haar.xml has no cascade")
     width, height = int(_element_text(root, "width")), int(_element_text(root, "height"))
-    features = tuple(_read_feature(item, width, height) for item in root.findall("features/_"))
-    stages = tuple(_read_stage(stage, features) for stage in root.findall("stages/_"))
+    shape = (height, width)
+    features = tuple(_read_feature(item) for item in root.findall("features/_"))
+    stages = tuple(_read_stage(stage, features, shape) for stage in root.findall("stages/_"))
     return _Cascade(width, height, stages)
 
 
-def _read_stage(element: ET.Element, features: tuple[_Feature, ...]) -> _Stage:
+def _read_stage(
+    element: ET.Element, features: tuple[_Feature, ...], shape: tuple[int, int]
+) -> _Stage:
     stumps = [_read_stump(stump) for stump in element.findall("weakClassifiers/_")]
     chosen = [features[place] for place, *_ in stumps]
     limits, below, above = (
         np.array(leaf) for leaf in zip(*(rest for _, *rest in stumps), strict=True)
     )
-    upright = [_corner_weights(feature) if not feature.weights.size else {} for feature in chosen]
-    turned = [
-        dict(
-            zip(
-                zip(turn.rows.tolist(), turn.columns.tolist(), strict=True),
-                turn.weights,
-                strict=True,
-            )
-        )
-        for turn in chosen
+    upright = [{} if feature.is_turned else _corner_weights(feature) for feature in chosen]
+    turned = [_turned_weights(feature) if feature.is_turned else {} for feature in chosen]
+    turned_pixels = [
+        _turned_pixels(feature, shape) if feature.is_turned else {} for feature in chosen
     ]
     threshold = float(_element_text(element, "stageThreshold"))
     return _Stage(
-        threshold, limits, below, above, _integral_points(upright), _integral_points(turned)
+        threshold,
+        limits,
+        below,
+        above,
+        _integral_points(upright),
+        _integral_points(turned),
+        _integral_points(turned_pixels),
     )
 
 
@@ -282,6 +334,32 @@ def _corner_weights(feature: _Feature) -> dict[tuple[int, int], float]:
             # Rectangles of a feature share corners; each place is then looked up once.
             found[row, column] = found.get((row, column), 0.0) + sign * weight
     return found
+
+
+def _turned_weights(feature: _Feature) -> dict[tuple[int, int], float]:
+    """Return what each corner in the turned integral weighs."""
+    found: dict[tuple[int, int], float] = {}
+    for left, top, across, down, weight in feature.rectangles:
+        # Down from its upper corner: by `across` to the right, by `down` to the left.
+        for row, column, sign in (
+            (top, left, 1),
+            (top + down, left - down, -1),
+            (top + across, left + across, -1),
+            (top + across + down, left + across - down, 1),
+        ):
+            found[row, column] = found.get((row, column), 0.0) + sign * weight
+    return found
+
+
+def _turned_pixels(feature: _Feature, shape: tuple[int, int]) -> dict[tuple[int, int], float]:
+    """Return what each pixel of a window weighs."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    mask: Floats = np.zeros(shape)
+    for (y, x), weight in _turned_weights(feature).items():
+        is_above = (rows < y) & (np.abs(columns - x + 1) <= y - rows - 1)
+        mask += weight * is_above
+    found = zip(*np.nonzero(mask), strict=True)
+    return {(int(row), int(column)): float(mask[row, column]) for row, column in found}
 
 
 def _integral_points(features: list[dict[tuple[int, int], float]]) -> _Points:
@@ -302,33 +380,10 @@ def _read_stump(element: ET.Element) -> tuple[int, float, float, float]:
     return int(place), float(limit), float(below), float(above)
 
 
-def _read_feature(element: ET.Element, width: int, height: int) -> _Feature:
+def _read_feature(element: ET.Element) -> _Feature:
     rectangles: list[tuple[int, int, int, int, float]] = []
     for written in element.findall("rects/_"):
         *place, share = (written.text or "").split()
         left, top, across, down = (int(number) for number in place)
         rectangles.append((left, top, across, down, float(share)))
-    mask: Floats = np.zeros((height, width))
-    if _element_text(element, "tilted") == "1":
-        for left, top, across, down, weight in rectangles:
-            mask = mask + weight * _turned_sum(left, top, across, down, (height, width))
-    rows, columns = np.nonzero(mask)
-    return _Feature(tuple(rectangles), rows, columns, mask[rows, columns])
-
-
-def _turned_sum(left: int, top: int, across: int, down: int, shape: tuple[int, int]) -> Floats:
-    """Return the pixels of a rectangle turned by 45 degrees, whose upper corner is given."""
-    rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
-
-    def sum_above(x: int, y: int) -> Floats:
-        """Return the pixels of OpenCV's tilted integral at a point."""
-        is_inside: Floats = ((rows < y) & (np.abs(columns - x + 1) <= y - rows - 1)).astype(float)
-        return is_inside
-
-    corner = sum_above(left + across - down, top + across + down)
-    return (
-        sum_above(left, top)
-        - sum_above(left - down, top + down)
-        - sum_above(left + across, top + across)
-        + corner
-    )
+    return _Feature(tuple(rectangles), _element_text(element, "tilted") == "1")
