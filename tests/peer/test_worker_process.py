@@ -47,10 +47,11 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _started(folder: Path, url: str) -> subprocess.Popen[bytes]:
+def _started(folder: Path, url: str, preparers: int) -> subprocess.Popen[bytes]:
     config = folder / "worker.toml"
     config.write_text(
         f'[worker]\nbroker = "{url}"\nmodel = "phantom"\ndevice = "cpu"\nnodes = ["http://127.0.0.1:9"]\n'
+        f"preparers = {preparers}\n"
     )
     environment = os.environ | {"CHEXFRACT_WORKER_WORKER__SECRET": "a-secret-of-some-length"}
     with (folder / "worker.log").open("wb") as log:
@@ -73,16 +74,34 @@ def _started(folder: Path, url: str) -> subprocess.Popen[bytes]:
     return worker
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_worker_ends_within_a_second(
-    tmp_path: Path, redis: str, number: signal.Signals
-) -> None:
-    worker = _started(tmp_path, redis)
+def _children(pid: int) -> list[int]:
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+
+
+def _runs(pid: int) -> bool:
     try:
+        return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(("number", "preparers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+def test_an_idle_worker_ends_within_a_second_and_leaves_no_child(
+    tmp_path: Path, redis: str, number: signal.Signals, preparers: int
+) -> None:
+    worker = _started(tmp_path, redis, preparers)
+    try:
+        children = _children(worker.pid)
+        assert len(children) >= preparers
         asked = time.monotonic()
         worker.send_signal(number)
         assert worker.wait(20) == 0
         assert time.monotonic() - asked < END_S
+        wait_for("its children end", lambda: not any(map(_runs, children)), 20)
     finally:
         worker.kill()
         worker.wait(10)
