@@ -365,7 +365,8 @@ def _restored_ends_the_same(world: World, copy: Backup, ended: dict[str, Any]) -
     since = copy.since
     same = {uid for uid in ended[name] if _ends_the_same(world, name, uid, copy.underway, since)}
     world.restart()
-    for touch in since:
+    # who was first is so again, also where others had begun before: what goes to whom hangs on it
+    for touch in sorted(since, key=lambda touch: not touch.is_first):
         if touch.uid in same and touch.again is not None:
             touch.again()
     world.settle()

@@ -75,6 +75,8 @@ class Touch:
     """Empty for all of them."""
     again: Callable[[], str] | None = None
     """Does it once more, by the rules of then, where that is known."""
+    is_first: bool = False
+    """Whether its Instance was unknown, however many others were being received."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +206,7 @@ class World:
                 self.reload(node, by)
                 return self.send(node, image, station, priority, listener)
 
-            touch.again = again
+            touch.again, touch.is_first = again, receipt.kind == "new"
         if receipt.kind in ("new", "duplicate"):
             promise.wanted |= wanted
         if receipt.kind == "comparing":
