@@ -130,6 +130,21 @@ _HELD_JOBS = (
     .order_by(jobs.c.id)  # as acts do
     .with_for_update()
 )
+_ROUTE = (
+    instances.update()
+    .where(instances.c.sop_instance_uid == _OF_INSTANCE)
+    .values(state=InstanceState.ROUTED, reason="")
+)
+_OF_JOB = jobs.c.id == sa.bindparam("job_id")
+_SEND_ALSO = jobs.update().where(_OF_JOB).values(send_to=sa.bindparam("wishes"))
+_SEND_ALSO_SOONER = _SEND_ALSO.values(priority=sa.bindparam("sooner"))
+_PARTS = sa.select(objects.c.part, objects.c.kind).where(objects.c.job == sa.bindparam("job_id"))
+_ADD_LIKENESS = likenesses.insert()
+_IS_SAME = (
+    likenesses.update()
+    .where(likenesses.c.id == sa.bindparam("likeness"), likenesses.c.state == WAITING)
+    .values(state=SAME, file="")
+)
 _FILE_KEY = ("sop_instance_uid", "sha256", "transfer_syntax_uid")
 
 
@@ -222,13 +237,9 @@ class Repeats:
     def settle_same(self, likeness: Likeness, routes: Sequence[Any]) -> tuple[str, ...]:
         """Record that it is the same image; return the jobs that follow from it."""
         now = self._clock.wall()
-        ours = (likenesses.c.id == likeness.id) & (likenesses.c.state == WAITING)
         with self._database.writing() as connection:
             hold_jobs(connection, likeness.sop_instance_uid)
-            changed = connection.execute(
-                likenesses.update().where(ours).values(state=SAME, file="")
-            ).rowcount
-            if not changed:
+            if not change(connection, _IS_SAME, {"likeness": likeness.id}):
                 return ()
             first = _first_instance(connection, likeness.sop_instance_uid)
             return self._record_duplicate(connection, first, likeness, routes, now, SAME_PIXELS)[1]
@@ -323,11 +334,7 @@ class Repeats:
     ) -> str:
         uid = first.sop_instance_uid
         job = self._add_job(connection, first, route, now)
-        connection.execute(
-            instances.update()
-            .where(instances.c.sop_instance_uid == uid)
-            .values(state=InstanceState.ROUTED, reason="")
-        )
+        write(connection, _ROUTE, [{"uid": uid}])
         said = Details(
             rule=route.rule,
             model=route.model,
@@ -352,10 +359,12 @@ class Repeats:
         }
         if not added:
             return
-        values: dict[str, Any] = {"send_to": dump_wishes(wishes | added)}
+        values = {"job_id": job.id, "wishes": dump_wishes(wishes | added)}
         if job.state == JobState.RECEIVED and route.priority is not None:
-            values["priority"] = min(job.priority, route.priority)
-        connection.execute(jobs.update().where(jobs.c.id == job.id).values(**values))
+            sooner = min(job.priority, int(route.priority))
+            write(connection, _SEND_ALSO_SOONER, [values | {"sooner": sooner}])
+        else:
+            write(connection, _SEND_ALSO, [values])
         names = ", ".join(added)
         said = Details(rule=route.rule, model=job.model, mode=f"{route.mode}, also to {names}")
         append(connection, [NewEvent(job.sop_instance_uid, Stage.ROUTED, now, job.id, said)])
@@ -364,9 +373,7 @@ class Repeats:
         kept = json.loads(job.result or "{}")
         is_rejected = job.state == JobState.REJECTED
         word = "rejected" if is_rejected else kept.get("presence") or "undetermined"
-        parts = connection.execute(
-            sa.select(objects.c.part, objects.c.kind).where(objects.c.job == job.id)
-        ).all()
+        parts = fetch(connection, _PARTS, {"job_id": job.id})
         pairs = [(str(row.part), str(row.kind)) for row in parts]
         demonstration = job.model if job.demonstration else ""
         new = {
@@ -408,9 +415,8 @@ class Repeats:
     def _add_likeness(self, connection: Connection, instance: Any, now: float) -> str:
         names = [c.name for c in likenesses.c if hasattr(instance, c.name) and c.name != "id"]
         row = {name: getattr(instance, name) for name in names}
-        connection.execute(
-            likenesses.insert().values(**row | {"state": WAITING, "received_at": now})
-        )
+        new = row | {"state": WAITING, "received_at": now}
+        write(connection, _ADD_LIKENESS, [new], is_whole=False)
         return str(instance.file)
 
 
