@@ -177,6 +177,14 @@ def who_is_named(
     return None, "no peer has this AE title"
 
 
+def same_host(peers: Mapping[str, Peer], caller: Caller) -> frozenset[str]:
+    """Return the names of a caller and of the peers at its host: one product may have several."""
+    if caller.name is None:
+        return frozenset()
+    host = peers[caller.name].host
+    return frozenset(name for name, peer in peers.items() if peer.host == host)
+
+
 def may(settings: Settings, caller: Caller, right: Right | None) -> bool:
     """Return whether a caller has a right; strangers that are let in have all rights.
 

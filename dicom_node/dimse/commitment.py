@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 from pydicom.dataset import Dataset
@@ -137,12 +138,12 @@ class Reports:
         """Return what is offered to a caller: it has to be a peer that is asked to commit."""
         return [commitment()] if peer and peer.storage_commitment else []
 
-    def on_report(self, event: evt.Event) -> tuple[int, Dataset | None]:
-        """Answer N-EVENT-REPORT."""
-        return heard(event, self._on_answer), None
+    def on_report(self, event: evt.Event, by: frozenset[str]) -> tuple[int, Dataset | None]:
+        """Answer N-EVENT-REPORT of a host that is known as these peers."""
+        return heard(event, self._on_answer, by), None
 
 
-def heard(event: evt.Event, on_answer: OnAnswer) -> int:
+def heard(event: evt.Event, on_answer: OnAnswer, by: frozenset[str] | None = None) -> int:
     """Keep what an N-EVENT-REPORT says and return the status of the response (PS3.7 C)."""
     caller = ascii(str(event.assoc.remote.get("ae_title", "")).strip())[1:-1]
     try:
@@ -151,8 +152,8 @@ def heard(event: evt.Event, on_answer: OnAnswer) -> int:
             return NO_SUCH_EVENT_TYPE
         given = cast("Any", event.request).EventInformation
         check_whole(given.getvalue() if given else b"", str(event.context.transfer_syntax))
-        answer = read(event.event_information)
-        # a Transaction UID that this node did not give, or gave for what is answered already
+        answer = replace(read(event.event_information), by=by)
+        # a Transaction UID that this node did not give, or gave to somebody else
         if not on_answer(answer):
             logger.warning("%s answers a storage commitment that nobody asked for", caller)
             return INVALID_ARGUMENT

@@ -44,7 +44,7 @@ from dicom_node.dimse.retrieve import Retrieval
 from dicom_node.dimse.security import acceptor, shown_certificate
 from dicom_node.dimse.slots import Holder, Slots
 from dicom_node.dimse.stream import Request, Stream
-from dicom_node.peers import Caller, bare_title, may, who_calls
+from dicom_node.peers import Caller, bare_title, may, same_host, who_calls
 from dicom_node.settings import Settings
 from dicom_node.standard.status import CANNOT_UNDERSTAND, NOT_SUPPORTED, OUT_OF_RESOURCES, SUCCESS
 from dicom_node.store.catalogue import Catalogue
@@ -255,7 +255,7 @@ class Listener:
                 (evt.EVT_C_MOVE, self._at_work(self._retrieval.on_move)),
             ]
         if self._commitments:
-            retrieval.append((evt.EVT_N_EVENT_REPORT, self._commitments.on_report))
+            retrieval.append((evt.EVT_N_EVENT_REPORT, self._on_report))
         return [
             *retrieval,
             (evt.EVT_CONN_OPEN, self._on_open),
@@ -419,6 +419,12 @@ class Listener:
                     del self._busy[event.assoc]
 
         return handle
+
+    def _on_report(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        """Answer N-EVENT-REPORT for who calls: it may answer what it was asked itself."""
+        caller = who_calls(self._settings.peers, *_calling_side(event.assoc))
+        commitments = cast("Reports", self._commitments)
+        return commitments.on_report(event, same_host(self._settings.peers, caller))
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
         """Answer a C-STORE request that came the standard way."""

@@ -50,7 +50,7 @@ def keeper(ledger: Ledger, pace: Pace) -> Callable[[CommitmentAnswer], bool]:
         faults = {uid: code for uid, code in answer.failed.items() if code != DUPLICATE_TRANSACTION}
         failed = {uid: meaning(code) for uid, code in faults.items()}
         return ledger.commitments.answer(
-            answer.transaction_uid, answer.committed, failed, pace.after_refusals
+            answer.transaction_uid, answer.committed, failed, pace.after_refusals, answer.by
         )
 
     return keep

@@ -189,13 +189,21 @@ class Archive:
 
 
 def call(
-    port: int, report: Dataset, event_type: int, *, roles: bool = True, calling: str = "ARCHIVE"
+    port: int,
+    report: Dataset,
+    event_type: int,
+    *,
+    roles: bool = True,
+    calling: str = "ARCHIVE",
+    address: str = "127.0.0.1",
 ) -> int | None:
     """Report as the SCP that opens an association; None when the context is not accepted."""
     ae = AE(calling)
     ae.add_requested_context(StorageCommitmentPushModel)
     ext = [build_role(StorageCommitmentPushModel, scp_role=True)] if roles else []
-    assoc = ae.associate("127.0.0.1", port, ae_title="CHEXFRACT", ext_neg=ext)
+    assoc = ae.associate(
+        "127.0.0.1", port, ae_title="CHEXFRACT", ext_neg=ext, bind_address=(address, 0)
+    )
     if not assoc.is_established:
         assert assoc.rejected_contexts
         return None
@@ -386,6 +394,26 @@ def test_an_answer_that_cannot_be_kept_is_to_be_repeated(
 
     monkeypatch.setattr(node.listener._commitments, "_on_answer", away)
     assert call(node.listener.port, report_of(), 1) == 0x0110
+
+
+def test_another_peers_question_is_not_answered(tmp_path: Path) -> None:
+    """Nothing may be believed safe because of who was not asked."""
+    with Archive("never") as archive, running(tmp_path, archive.peer) as node:
+        rogue = {"ae_title": "ROGUE", "host": "127.0.0.2", "port": 104, "storage_commitment": True}
+        twin = {"ae_title": "TWIN", "host": "127.0.0.1", "port": 104, "storage_commitment": True}
+        peers = {"rogue": Peer(**rogue), "twin": Peer(**twin)}
+        changed = node.settings.model_copy(update={"peers": node.settings.peers | peers})
+        node.listener.take(changed)
+        uid = node.report()
+        node.deliver()
+        node.ask()
+        answer, event = archive.answer_to(archive.asked[0])
+        port = node.listener.port
+        assert call(port, answer, event, calling="ROGUE", address="127.0.0.2") == 0x0115
+        assert node.delivery(uid)["state"] == "sent"
+        # one archive may have several AE titles
+        assert call(port, answer, event, calling="TWIN") == 0x0000
+        assert node.delivery(uid)["state"] == "committed"
 
 
 def test_only_peers_that_are_asked_may_answer(node: Node) -> None:

@@ -182,8 +182,9 @@ class Commitments:
         committed: Collection[str],
         failed: Mapping[str, str],
         wait: Callable[[int], float],
+        by: Collection[str] | None = None,
     ) -> bool:
-        """Record what a destination answered; False for a transaction that nobody began.
+        """Record what a destination answered; False for a transaction that nobody began with it.
 
         A failed object is sent again. The same answer again changes nothing.
 
@@ -195,12 +196,17 @@ class Commitments:
             Reasons by SOP Instance UID.
         wait : callable
             Takes how often an object was refused before; returns in how many seconds it is sent.
+        by : collection of str, optional
+            Destinations as which the host that answers is known.
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
             asked = {"transaction": transaction_uid}
             lock_deliveries(connection, _IS_OF_TRANSACTION, asked)
             rows = fetch(connection, _ASKED, asked)
+            # a transaction has one destination: of another peer's word nothing is believed
+            if by is not None and any(row.destination not in by for row in rows):
+                return False
             for row in rows:
                 if row.sop_instance_uid in committed:
                     commit_delivery(connection, row.id, now)
