@@ -16,6 +16,7 @@ from typing import Literal
 
 from dicom_node.base.errors import ChexFractError
 from dicom_node.base.local_time import local_time
+from dicom_node.base.pem import read_certificates
 from dicom_node.base.plurals import Plural
 from dicom_node.base.translation import mark, mark_counted
 from dicom_node.flow import broker
@@ -319,11 +320,9 @@ def certificate_dates(name: str, end: Tls) -> Iterator[CertificateDates]:
     OSError, ValueError
         A file cannot be read, or is not PEM.
     """
-    from cryptography.x509 import load_pem_x509_certificates
-
     for path in (end.certificate, end.ca):
         if path is not None:
-            found = load_pem_x509_certificates(path.read_bytes())
+            found = read_certificates(path.read_bytes())
             if path == end.ca:
                 # in a bundle of many authorities, as a system has it, some have always ended
                 now = HOST_CLOCK.utc()

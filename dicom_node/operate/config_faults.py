@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.x509 import Certificate, InvalidVersion, load_pem_x509_certificates
+from cryptography.x509 import Certificate, InvalidVersion
 
 from dicom_node import conditions
 from dicom_node.base.addresses import is_loopback, parse_address
 from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.pem import read_certificates
 from dicom_node.credentials import read_secret
 from dicom_node.settings import Settings, Tls
 
@@ -198,7 +199,7 @@ def _read_certificates(path: Path) -> list[Certificate]:
     if fault := _why_unreadable(path):
         raise ConfigurationError(fault)
     try:
-        return load_pem_x509_certificates(path.read_bytes())
+        return read_certificates(path.read_bytes())
     except ValueError as exc:
         advice = f"openssl x509 -inform DER -in {path} -out {path.stem}.pem makes one of DER"
         raise ConfigurationError(f"{path} holds no certificate in PEM form; {advice}") from exc

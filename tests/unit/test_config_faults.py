@@ -259,6 +259,30 @@ def test_certificates_and_keys_of_unknown_kinds_end_no_check(
         assert check(tmp_path, text, capsys) == (0, [])
 
 
+def test_certificates_of_openssl_with_their_trust_are_taken(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TLS takes what ``openssl x509 -trustout`` writes; so does the check, which dates it too."""
+    made: dict[str, Path] = {}
+    for name in ("cert", "ca", "expired"):
+        made[name] = tmp_path / f"{name}.pem"
+        command = ["openssl", "x509", "-in", str(files / f"{name}.pem"), "-out", str(made[name])]
+        more = ["-trustout", "-addtrust", "serverAuth", "-setalias", "ours"]
+        subprocess.run([*command, *more], check=True, capture_output=True)
+        assert b"BEGIN TRUSTED CERTIFICATE" in made[name].read_bytes()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made["cert"], files / "key.pem")
+    context.load_verify_locations(made["ca"])
+    table = "[node.tls]\ncertificate = '{cert}'\nkey = '{key}'\nca = '{ca}'\n"
+    whole = table.format(**made, key=files / "key.pem")
+    assert check(tmp_path, whole, capsys) == (0, [])
+    code, (line,) = check(tmp_path, whole.replace("ca.pem", "expired.pem"), capsys)
+    assert (code, "A certificate is not valid any more" in line) == (78, True)
+    made["ca"].write_text(made["ca"].read_text().replace("MII", "AII", 1))
+    code, (line,) = check(tmp_path, whole, capsys)
+    assert (code, "holds no certificate in PEM form" in line) == (78, True)
+
+
 def test_what_works_here_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = "[peers.archive]\nae_title = 'PACS'\nhost = '127.0.0.1'\nport = 11112"
     text = f"[node]\nhost = '192.0.2.7'\n{archive}"
