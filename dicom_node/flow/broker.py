@@ -290,6 +290,7 @@ def ping(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> None
 
 _QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "version": lambda client: str(client.info("server")["redis_version"]),
+    "memory": lambda client: client.info("memory"),
     "policy": lambda client: str(client.config_get("maxmemory-policy")["maxmemory-policy"]),
     "at": lambda client: sum(
         part * unit for part, unit in zip(client.time(), (1, 1e-6), strict=True)
@@ -305,7 +306,7 @@ def facts(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> dic
     -------
     dict
         As far as it tells: ``version``, ``policy`` (maxmemory-policy), ``at`` (its clock, seconds
-        since the epoch), ``listening`` (connections that wait for hand-outs).
+        since the epoch), ``listening`` (connections that wait for hand-outs), ``is_full``.
 
     Raises
     ------
@@ -326,6 +327,9 @@ def facts(url: str, timeout_s: float = 2.0, files: TlsFiles = TlsFiles()) -> dic
                 # Some services and the stand-in keep these to themselves, or answer another way.
                 with suppress(RedisError, LookupError, TypeError, ValueError):
                     facts[name] = ask(client)
+            memory = facts.pop("memory", {})
+            most = int(memory.get("maxmemory", 0))
+            facts["is_full"] = 0 < most <= int(memory.get("used_memory", 0))
             return facts
 
 
@@ -339,15 +343,35 @@ def redacted(url: str) -> str:
     return ";".join(shown)
 
 
+_REFUSALS = frozenset(
+    ("AuthenticationError", "AuthenticationWrongNumberOfArgsError", "NoPermissionError")
+) | {"OutOfMemoryError", "ResponseError", "ReadOnlyError"}
+"""Errors of redis-py, by name, since to import them costs what only a failure should."""
+
+
 def _silent_broker(url: str, exc: BaseException) -> Unreachable:
     cause = exc
     while cause.__cause__ is not None and not str(cause):
         cause = cause.__cause__
     lines = str(cause).strip().splitlines()
     why = lines[0] if lines else type(cause).__name__
+    answer = "gives no answer"
+    if type(cause).__name__ in _REFUSALS:
+        answer = "refuses"  # it is there: a password, a user's rights, memory that is full
+    elif found := _certificate_fault(exc):
+        answer, why = "has a certificate that is not trusted", found
     if password := urlsplit(url.split(";")[0]).password:
         why = why.replace(password, "***")
-    return Unreachable(f"{redacted(url)} gives no answer: {why}")
+    return Unreachable(f"{redacted(url)} {answer}: {why}")
+
+
+def _certificate_fault(exc: BaseException | None) -> str:
+    """Return what OpenSSL says of a certificate, where that is behind an error; else nothing."""
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return exc.verify_message
+        exc = exc.__cause__ or exc.__context__
+    return ""
 
 
 _DIES_WITH_PARENT = """

@@ -130,6 +130,10 @@ def broker(settings: Settings) -> Iterator[Check]:
         facts = doorbell.facts(url, files=doorbell.files_of(settings.broker))
     except Unreachable as exc:
         advice = 'start Redis, correct broker.url, or take broker.url = "embedded"'
+        if " refuses: " in str(exc):
+            advice = "correct user and password in broker.url, or what that user may do there"
+        elif " not trusted: " in str(exc):
+            advice = "name its authority as broker.ca, or renew its certificate"
         yield failed("broker", str(exc), advice, _UNREACHABLE)
         return
     if doorbell.is_unverified(url):
@@ -145,6 +149,9 @@ def broker(settings: Settings) -> Iterator[Check]:
     if version and _version_numbers(version) < OLDEST_BROKER:
         oldest = ".".join(map(str, OLDEST_BROKER))
         yield failed("broker", f"{where} is version {version}", f"install {oldest} or newer")
+    elif facts.get("is_full"):
+        advice = "raise its maxmemory, or remove what else is kept there; hand-outs wait meanwhile"
+        yield failed("broker", f"{where} is full: it uses more than its maxmemory", advice)
     else:
         yield passed("broker", f"{where} answers, version {version or 'unknown'}{more}")
     policy = facts.get("policy", "noeviction")

@@ -52,6 +52,9 @@ DRAIN_S = 30.0
 LAST = 20
 """Faults of a storm with a pace that strike when its backlog is done: they show the recovery."""
 
+STORM_GAP = 5.0
+"""Mean seconds between two kills of a storm, times ``--gap``: `serve` takes some to start."""
+
 QUIET_S = 2.0
 """Nothing was open for so long: it is over."""
 
@@ -112,9 +115,10 @@ def drill(options: argparse.Namespace) -> dict[str, Any]:
             group = 2 if options.storm else group
             sender = Sender(world.ports["node"], pictures, group, rng, folder)
             sender.start()
+            gap = STORM_GAP * options.gap
             struck: Storm | Lightning
             if options.storm:
-                struck = lightning(world, sender, pictures, chance, options.rate)
+                struck = lightning(world, sender, pictures, chance, options.rate, gap)
             else:
                 struck = storm = Storm(world, chance)
                 _storm(storm, sender, _rounds(world, options), options)

@@ -25,9 +25,6 @@ from .processes import Station
 from .sender import Sender
 from .world import World
 
-MEAN_GAP_S = 3.0
-"""Mean time between two kills, which come as lightning does."""
-
 LEAST_GAP_S = 0.2
 
 AGAIN_S = 4.0
@@ -82,9 +79,22 @@ def _below(parent: int, above: str) -> list[tuple[str, int]]:
 
 
 def storm(
-    world: World, sender: Sender, pictures: Sequence[Picture], rng: Random, rate: float
+    world: World,
+    sender: Sender,
+    pictures: Sequence[Picture],
+    rng: Random,
+    rate: float,
+    gap_s: float,
 ) -> Lightning:
-    """Send at a rate, some again, and kill at random times until all has been begun with."""
+    """Send at a rate, some again, and kill at random times until all has been begun with.
+
+    Parameters
+    ----------
+    rate : float
+        Instances a second.
+    gap_s : float
+        Mean time between two kills.
+    """
     lightning = Lightning(world, rng)
     is_over = threading.Event()
     repeats = threading.Thread(
@@ -97,7 +107,7 @@ def storm(
         sender.allow(1 + int((now - began) * rate))
         if now >= next_at:
             lightning.strike()
-            next_at = now + max(LEAST_GAP_S, rng.expovariate(1 / MEAN_GAP_S))
+            next_at = now + max(LEAST_GAP_S, rng.expovariate(1 / gap_s))
         time.sleep(0.05)
     sender.end()
     is_over.set()

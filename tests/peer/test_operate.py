@@ -133,6 +133,24 @@ def test_a_redis_that_drops_hand_outs_is_named(tmp_path: Path) -> None:
     assert "noeviction" in policy.advice
 
 
+def test_a_redis_that_is_full_or_refuses_is_named(tmp_path: Path) -> None:
+    redis = Redis(tmp_path)
+    redis.start()
+    try:
+        settings = Settings(node={"data_dir": tmp_path}, broker={"url": redis.url})
+        redis.command("CONFIG", "SET", "maxmemory", "1")
+        (full,) = surroundings.broker(settings)
+        redis.command("CONFIG", "SET", "maxmemory", "0")
+        redis.command("CONFIG", "SET", "requirepass", "another")
+        (refused,) = surroundings.broker(settings)
+    finally:
+        redis.kill()
+    assert (full.verdict, refused.verdict) == ("fail", "fail")
+    assert "is full" in full.what
+    assert " refuses: " in refused.what
+    assert "password" in refused.advice
+
+
 DCMQRSCP = """\
 NetworkTCPPort = {port}
 MaxAssociations = 4

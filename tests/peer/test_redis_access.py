@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,40 @@ def take(process: subprocess.Popen[str]) -> bool:
 
 def refused(client: redis.Redis) -> list[str]:
     return [f"{one['username']}: {one['object']}" for one in client.acl_log()]
+
+
+@pytest.mark.parametrize("fault", ["unknown", "expired"])
+def test_a_certificate_that_is_not_trusted_is_named(
+    tmp_path: Path, free_port: int, fault: str
+) -> None:
+    program, authority = need("redis-server"), trustme.CA()
+    ca, own, key = (tmp_path / name for name in ("ca.pem", "own.pem", "key.pem"))
+    authority.cert_pem.write_to_path(ca)
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    issued = (
+        trustme.CA().issue_cert("127.0.0.1")
+        if fault == "unknown"
+        else authority.issue_cert("127.0.0.1", not_before=old, not_after=old + timedelta(days=9))
+    )
+    issued.cert_chain_pems[0].write_to_path(own)
+    issued.private_key_pem.write_to_path(key)
+    tls = ["--port", "0", "--tls-port", str(free_port), "--tls-ca-cert-file", str(ca)]
+    tls += ["--tls-cert-file", str(own), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
+    url = f"rediss://:hush@127.0.0.1:{free_port}/0"
+    with server(program, tmp_path, free_port, *tls):
+        looked_at = redis.Redis(port=free_port, ssl=True, ssl_cert_reqs="none")
+        try:
+            wait_until_it_answers(looked_at, tmp_path)
+        except NoTls:
+            pytest.skip("this redis-server knows no TLS")
+        finally:
+            looked_at.close()
+        with pytest.raises(Unreachable) as caught:
+            broker.ping(url, 30, TlsFiles(ca))
+    said = str(caught.value)
+    assert "has a certificate that is not trusted: " in said
+    assert ("expired" in said) is (fault == "expired")
+    assert "hush" not in said
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
