@@ -91,6 +91,8 @@ def start(level: int = logging.INFO) -> None:
     # pynetdicom would also print values of elements, which are a patient's.
     for name in ("pydicom", "pynetdicom", "httpx2", "httpcore2", "uvicorn.access", "kombu", "PIL"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # a traceback for each connection that a server of the ledger has closed; ours is one line
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     for name in ("alembic", "celery", "transformers", "highdicom"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
