@@ -26,6 +26,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
+from dicom_node.base.errors import NotUnderstood
 from dicom_node.standard import matching
 from dicom_node.standard.header import EXPLICIT, check_file, clean
 from dicom_node.standard.matching import PLAIN, How
@@ -141,6 +142,17 @@ class Stored:
             return self.path.open("rb")
         content = self.path.read_bytes()
         return BytesIO(recast(content, self.sop_class_uid, self.sop_instance_uid))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its file is there and not cut off: who asks is answered before it is read."""
+        try:
+            with self.open() as file:
+                if self.row is not None:
+                    check_file(file, EXPLICIT)
+        except (OSError, NotUnderstood):
+            return False
+        return True
 
     def read(self) -> FileDataset:
         """Return all of the object.

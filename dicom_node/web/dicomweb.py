@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.base.errors import NotFound
 from dicom_node.base.logs import Sparse
+from dicom_node.base.plurals import counted
 from dicom_node.credentials import Credentials
 from dicom_node.dimse import Sender
 from dicom_node.flow.intake import Intake
@@ -66,6 +67,7 @@ _DOCUMENT = 0x00420011
 """Encapsulated Document."""
 
 _old = Sparse(logging.getLogger(__name__), per_minute=1)
+_damaged = Sparse(logging.getLogger(__name__))
 
 
 def _is_uid(text: str) -> str:
@@ -202,21 +204,31 @@ def _add_retrieval(
             keys.add(key(keyword, uid))
         return catalogue.objects(level, keys)
 
-    def found_or_404(found: list[Stored]) -> list[Stored]:
+    def found_or_404(request: Request, found: list[Stored]) -> list[Stored]:
         if not found:
             raise NotFound("no report has this UID")
-        return found
+        # looked at before the answer begins: a file that fails in its middle would break it off
+        whole = [stored for stored in found if stored.is_whole]
+        if len(whole) < len(found):
+            gone = counted(len(found) - len(whole), "object")
+            _damaged.error("%s not sent: cut off in the spool or gone; replay the Instance", gone)
+            request.state.is_partial = True
+        if not whole:
+            raise NotFound("its file is gone or damaged")
+        return whole
 
-    def of_study(study: Uid) -> list[Stored]:
-        return found_or_404(named("STUDY", StudyInstanceUID=study))
+    def of_study(request: Request, study: Uid) -> list[Stored]:
+        return found_or_404(request, named("STUDY", StudyInstanceUID=study))
 
-    def of_series(study: Uid, series: Uid) -> list[Stored]:
-        return found_or_404(named("SERIES", StudyInstanceUID=study, SeriesInstanceUID=series))
+    def of_series(request: Request, study: Uid, series: Uid) -> list[Stored]:
+        uids = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+        return found_or_404(request, named("SERIES", **uids))
 
-    def of_instance(study: Uid, series: Uid, instance: Uid) -> list[Stored]:
+    def of_instance(request: Request, study: Uid, series: Uid, instance: Uid) -> list[Stored]:
         uids = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": instance}
         received = catalogue.received(study, series, instance)
-        return found_or_404(named("IMAGE", **uids) or ([received] if received else []))
+        found = named("IMAGE", **uids) or ([received] if received else [])
+        return found_or_404(request, found)
 
     viewer = pictures.Viewer()
     for path, find in ((STUDY, of_study), (SERIES, of_series), (INSTANCE, of_instance)):
@@ -251,7 +263,7 @@ def _add_objects(
             (f"{DICOM};transfer-syntax={_transfer_syntax_of(stored)}", _file_chunks(stored))
             for stored in found
         )
-        return multipart.related(DICOM, parts)
+        return _partial(request, multipart.related(DICOM, parts))
 
     @_get_route(router, f"{path}/metadata", dependencies=guarded)
     def metadata(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
@@ -264,7 +276,8 @@ def _add_objects(
             where += f"/instances/{ds.SOPInstanceUID}/bulkdata"
             return lambda element: f"{where}/{int(element.tag):08X}"
 
-        return _attributes_response(kind, (stored.read() for stored in found), address)
+        found_data = (stored.read() for stored in found)
+        return _partial(request, _attributes_response(kind, found_data, address))
 
 
 def _add_rendered(
@@ -367,6 +380,13 @@ def _add_bulk_data(router: APIRouter, find: Find, client: Client, trail: WebTrai
                 _document_bytes(content) if kind == _PDF else element.value, media_type=kind
             )
         return multipart.related(OCTETS, [(OCTETS, [element.value])])
+
+
+def _partial(request: Request, response: Response) -> Response:
+    """Return a response that says so where an object is left out (PS3.18 10.4.3: 206)."""
+    if getattr(request.state, "is_partial", False):
+        response.status_code = 206
+    return response
 
 
 def _get_route(router: APIRouter, path: str, **more: Any) -> Callable[[Any], Any]:
