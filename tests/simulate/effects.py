@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 from greenlet import getcurrent, greenlet
 
 from dicom_node.base.errors import ChexFractError, OutOfResources
+from dicom_node.store import retention
 from dicom_node.store.spool import Incoming, Spool
 
 from ..support.clocks import FakeClock
@@ -345,15 +348,17 @@ class _Incoming(Incoming):
 
 @contextmanager
 def chance(seed: int) -> Iterator[None]:
-    """Let the product's tokens and transaction UIDs come from a seed."""
+    """Let the product's tokens and transaction UIDs come from a seed, and nothing sleep."""
     import secrets
     import uuid
 
     drawn = random.Random(seed)
     kept = secrets.token_hex, uuid.uuid4
+    retention.time = SimpleNamespace(sleep=lambda _: None)  # type: ignore[assignment]
     secrets.token_hex = lambda n=32: drawn.getrandbits(8 * (n or 32)).to_bytes(n or 32).hex()  # type: ignore[assignment]
     uuid.uuid4 = lambda: uuid.UUID(int=drawn.getrandbits(128), version=4)  # type: ignore[assignment]
     try:
         yield
     finally:
         secrets.token_hex, uuid.uuid4 = kept
+        retention.time = time
