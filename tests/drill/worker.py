@@ -72,7 +72,7 @@ def main() -> None:
         raise ConfigurationError("CHEXFRACT_WORKER_WORKER__SECRET is not set")
     model: VisionModel = DrillModel(chosen.version, chosen.seconds)
     start.open_model = lambda name, options, device: model
-    with start.pipeline(configured) as ready:
+    with start.pipeline(configured, configured.worker.preparer_count) as ready:
         tasks.run(configured, ready, configured.worker.secret.get_secret_value())
 
 

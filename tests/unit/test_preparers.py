@@ -194,6 +194,17 @@ def test_it_has_neither_torch_nor_secrets_nor_a_network(preparers: Preparers) ->
     assert b"SECRET" not in (folder / "environ").read_bytes()
 
 
+def test_asked_to_end_it_goes_on_until_its_worker_has_ended(
+    preparers: Preparers, pipelines: tuple[Pipeline, Pipeline]
+) -> None:
+    """A service manager asks all processes of a service at once."""
+    (process,) = preparers._all
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(process._process.pid, number)
+    assert pipelines[1].prepare(drawing()).is_waiting
+    assert preparers._all == {process}
+
+
 def test_memory_of_a_large_image_is_given_back(pipelines: tuple[Pipeline, Pipeline]) -> None:
     (process,) = pipelines[1]._elsewhere._all  # type: ignore[union-attr]
     pipelines[1].prepare(bytes(40 << 20))
@@ -224,7 +235,11 @@ def test_a_death_costs_one_repetition_and_a_second_one_blames_its_image(
     monkeypatch: pytest.MonkeyPatch, options: Pixels
 ) -> None:
     monkeypatch.setattr("worker.service.preparers._Process", Dying)
-    made = begun(1, options)
+    made = Preparers(1)
+    (first,) = made._all
+    os.kill(first._process.pid, signal.SIGKILL)
+    made.begin(Talker.info, options, invented_instance())
+    assert first not in made._all, "what was ended at its start is started again"
     try:
         pipeline = Pipeline(Talker(), None, options, elsewhere=made)  # type: ignore[arg-type]
         Dying.stops, Dying.is_killed = 1, False

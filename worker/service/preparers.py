@@ -100,9 +100,7 @@ class Preparers:
         }
         self._begin = lambda process: process.begin(request, rehearsal)
         self._seconds = options.decode_timeout + BESIDE_DECODING_S
-        for process in self._idle:
-            if process is not None:
-                self._begin(process)
+        self._idle = [self._begun(process) for process in self._idle]
         logger.info(
             "pictures and reports are made by %s", counted(len(self._idle), "process", "processes")
         )
@@ -235,6 +233,16 @@ class Preparers:
     def _wake(self) -> None:
         """Wake one that waits; what it leaves idle, it wakes the next one for."""
         (self._for_reports if self._reports else self._for_pictures).notify()
+
+    def _begun(self, process: _Process | None) -> _Process:
+        """Return a process that has begun: this one, or the next if somebody has ended it."""
+        try:
+            if process is not None:
+                self._begin(process)
+                return process
+        except OutOfResources as exc:
+            logger.warning("%s; another is started", exc)
+        return self._started_again(process)
 
     def _started_again(self, dead: _Process | None) -> _Process:
         if dead is not None:

@@ -15,6 +15,7 @@ import mmap
 import os
 import pickle
 import select
+import signal
 import struct
 import sys
 import threading
@@ -260,6 +261,10 @@ def main() -> None:
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # what a library prints must not stand among the answers
+    # A service manager asks every process of a service to end: the worker has a second for what
+    # it is about, and needs this one for it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     logs.start(logging.WARNING)
     threading.Thread(target=_end_with_worker, args=(requests,), daemon=True).start()
     confine(starts_python=True)
