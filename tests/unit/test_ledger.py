@@ -900,6 +900,7 @@ def test_a_ledger_that_is_missing_newer_or_no_database_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(ConfigurationError, match="no ledger here yet"):
         Ledger.open(f"sqlite:///{tmp_path}/other.sqlite")
+    assert not (tmp_path / "other.sqlite").exists()
     with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
@@ -914,7 +915,7 @@ def test_a_ledger_that_is_missing_newer_or_no_database_is_refused_in_one_line(
 
 
 def test_a_database_that_is_away_is_unreachable(tmp_path: Path) -> None:
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match="its folder is not there"):
         Ledger.open(f"sqlite:///{tmp_path}/missing/ledger.sqlite")
 
 

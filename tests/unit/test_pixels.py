@@ -218,12 +218,12 @@ def test_a_refusal_quotes_nothing_of_a_patient(shared_data):
         (
             "1.2.840.10008.5.1.4.1.1.2",
             "CT",
-            "CT Image (SOP Class '1.2.840.10008.5.1.4.1.1.2'), not",
+            "is CT Image ('1.2.840.10008.5.1.4.1.1.2'), not a",
         ),
-        ("1.2.840.10008.5.1.4.1.1.7", "OT", "Secondary Capture Image (SOP Class "),
+        ("1.2.840.10008.5.1.4.1.1.7", "OT", "is Secondary Capture Image ("),
         ("1.2.840.10008.5.1.4.1.1.7", "OT", "of Modality 'OT', not a CR or DX image."),
-        ("1.2.3.4", "DX", "The Instance is of SOP Class '1.2.3.4', not a CR or DX image."),
-        (None, "DX", "of SOP Class absent, not"),
+        ("1.2.3.4", "DX", "The SOP Class is '1.2.3.4', not a CR or DX image."),
+        (None, "DX", "The SOP Class is absent, not"),
     ],
 )
 def test_what_is_no_radiograph_is_named(sop_class, modality, named):

@@ -120,7 +120,7 @@ def _gate_class(head: Header) -> None:
         what = _sop_class_name(head.sop_class)
         if head.sop_class == SECONDARY_CAPTURE:
             what += f" of Modality {_show_value(head.modality)}"
-        raise Rejected("not-radiograph", f"The Instance is {what}, not a CR or DX image.")
+        raise Rejected("not-radiograph", f"The SOP Class is {what}, not a CR or DX image.")
 
 
 def _sop_class_name(sop_class: str) -> str:
@@ -128,7 +128,7 @@ def _sop_class_name(sop_class: str) -> str:
     name = UID(sop_class).name if sop_class else ""
     known = name.removesuffix(" Storage") if name != sop_class else ""
     shown = _show_value(sop_class)
-    return f"{known} (SOP Class {shown})" if known else f"of SOP Class {shown}"
+    return f"{known} ({shown})" if known else shown
 
 
 def _gate_pixels(head: Header) -> None:

@@ -103,7 +103,8 @@ class Database:
 
     def check(self) -> None:
         """Raise `ConfigurationError` unless this software may use the schema."""
-        version = self.revision()
+        # SQLite would make the file for `status` of another account, and serve could not write it.
+        version = None if self._is_to_be_made() else self.revision()
         if self.may_use(version):
             return
         if version is None:
@@ -460,6 +461,19 @@ class Database:
         except sa.exc.TimeoutError as exc:
             raise Unreachable(f"{self.name}: no connection is free") from exc
 
+    def _is_to_be_made(self) -> bool:
+        """Tell whether the folder of a SQLite ledger has none yet, as before the first start."""
+        file = Path(self._engine.url.database or "")
+        try:
+            return self._disk is not None and file.parent.is_dir() and not file.exists()
+        except OSError:
+            return False  # a folder that this account may not look into
+
+    def _has_no_folder(self) -> bool:
+        with suppress(OSError):
+            return not Path(self._engine.url.database or "").parent.exists()
+        return False
+
     def _explain_error(self, cause: BaseException | None) -> ChexFractError:
         """Return the project's error; statement and parameters stay out of its message."""
         what = f"{self.name}: {_first_line(cause)}"
@@ -475,7 +489,13 @@ class Database:
             return ConfigurationError(
                 f"{what}; let the account of the node write the file and its folder"
             )
-        if code == sqlite3.SQLITE_CANTOPEN:
+        if code == sqlite3.SQLITE_CANTOPEN and self._has_no_folder():
+            # It may be a disk that is not mounted yet, so it is no fault of the configuration.
+            what = (
+                f"{self.name}: its folder is not there; `chexfract-node serve` makes it, if "
+                "node.data_dir is right from here"
+            )
+        elif code == sqlite3.SQLITE_CANTOPEN:
             what += "; is node.data_dir right from this folder, and may this account read it?"
         return Unreachable(what)
 
