@@ -127,7 +127,7 @@ class SiteReader:
         kinds = (Kind.NUMBER, Kind.LEVEL, Kind.AND, Kind.COMMA, Kind.OR, Kind.ARTICLE)
         found: set[int] = set()
         for at in range(low, high - 1):
-            if self.tokens[at].text in ("sparing", "spares"):
+            if self.tokens[at].text in ("sparing", "spares", "all but"):
                 start = end = at + 1 + (self.tokens[at + 1].text == "of")
                 while end < high and self.tokens[end].kind in kinds:
                     end += 1

@@ -15,7 +15,9 @@ _WHERE = (*NAMED, Kind.SIDE)
 _SPARING = Token(Kind.NEUTRAL, "", "sparing")
 
 
-def split_clauses(tokens: list[Token], earlier: Sequence[Token] = ()) -> Iterator[list[Token]]:
+def split_clauses(
+    tokens: list[Token], earlier: Sequence[Token] = (), *, is_whole: bool = True
+) -> Iterator[list[Token]]:
     """Cut at "but", ";" and the like; what is excepted from a denial becomes an assertion.
 
     Parameters
@@ -24,10 +26,12 @@ def split_clauses(tokens: list[Token], earlier: Sequence[Token] = ()) -> Iterato
         Of one sentence.
     earlier : sequence of Token
         Of the sentence before it, which "right ones are present" may speak of.
+    is_whole : bool
+        Whether the sentence has an end: "the clavicle is" may go on otherwise.
     """
     start = 0
-    tokens = _with_spared(_without_contrasts(tokens))
-    tokens = _with_left_out(_with_late_denials(tokens), earlier)
+    tokens = _with_spared(_without_contrasts(_read_all_but(tokens)))
+    tokens = _with_left_out(_with_late_denials(tokens), earlier, is_whole)
     for at, token in enumerate([*tokens, None]):
         if token is None or token.kind is Kind.BREAK:
             yield from _split_exceptions(tokens[start:at])
@@ -57,6 +61,23 @@ def _without_contrasts(tokens: list[Token]) -> list[Token]:
     return out
 
 
+def _read_all_but(tokens: list[Token]) -> list[Token]:
+    """Read "all left ribs but the 1st are fractured" as sparing the 1st."""
+    but = next((n for n, t in enumerate(tokens) if t.text == "but"), None)
+    before, rest = tokens[:but], tokens[(but or 0) + 1 :]
+    if not but or not has(rest, *_COUNTED, Kind.BONE):
+        return tokens
+    is_contrast = rest[0].kind is Kind.PREPOSITION or any(t.text == "not" for t in before)
+    if is_bare(rest) and has(before, Kind.NORMAL, Kind.FRACTURE) and not is_contrast:
+        return [*before, Token(Kind.EXCEPT, "", "except"), *rest]  # "all are intact but the 5th"
+    begins = before[0].text in ("all", "every", "each")
+    if not begins or has(before, Kind.VERB, Kind.FRACTURE, Kind.NORMAL):
+        return tokens
+    if has(rest, Kind.FRACTURE):
+        return [*before, _SPARING, *rest]
+    return [*before, Token(Kind.UNSURE, "after", "but"), *rest]  # "every rib but the 5th is intact"
+
+
 def _read_not_only(tokens: list[Token]) -> list[Token]:
     """Read "not only the 5th but also the 6th" as "the 5th and the 6th"."""
     only = next((n for n, t in enumerate(tokens) if t.text == "not only"), None)
@@ -75,7 +96,14 @@ def _find_contrast(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:
     is_turned = tokens[at].text == "rather than" or (
         tokens[at].text == "instead" and at + 1 < len(tokens) and tokens[at + 1].text == "of"
     )
-    if tokens[at].text != "not" and not is_turned:
+    before = tokens[:at]
+    is_no = (
+        tokens[at].text == "no"
+        and has(before[-1:], Kind.BREAK, Kind.AND)
+        and has(before, Kind.SIDE)
+        and not has(before, Kind.FRACTURE, Kind.BONE, Kind.VERB)
+    )  # "left but no right rib fractures"
+    if tokens[at].text != "not" and not is_turned and not is_no:
         return None
     is_led = has(tokens[at + 1 : at + 2], Kind.INVOLVE)
     end = at + 1 + is_led
@@ -94,6 +122,8 @@ def _find_contrast(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:
     known = {t.kind for t in tokens[:at]} & set(_WHERE)
     end = next((n + 1 for n in range(end - 1, at, -1) if tokens[n].kind in known), at)
     joins = at > 0 and tokens[at - 1].kind in (*JOINTS, Kind.BREAK)
+    direct = tokens[at - 1 : at + 2 : 2] if at else ()  # "4th not 5th"
+    is_turned |= len(direct) == 2 and direct[0].kind is direct[1].kind and has(direct, *_WHERE)
     after = tokens[end] if end < len(tokens) else None
     if end == at or not (joins or is_turned) or (after and after.kind is Kind.FRACTURE):
         return None
@@ -183,7 +213,7 @@ _SOME = frozenset(
     ("several", "multiple", "many", "numerous", "some", "two", "three", "four", "five")
 )
 _ONES = ("ones", "one")
-_THOSE = "those"
+_THOSE = ("those", "that")
 _CONFIRMING = ("positive", "positive for", "yes")
 _LIGHT_WORDS = ("only", "now", "today", "also", "seen best", *_ONES, *_CONFIRMING)
 _CLOSED = (
@@ -197,14 +227,14 @@ _SAID_OF = frozenset({
 })  # fmt: skip
 
 
-def _with_left_out(tokens: list[Token], earlier: Sequence[Token]) -> list[Token]:
+def _with_left_out(tokens: list[Token], earlier: Sequence[Token], is_whole: bool) -> list[Token]:
     """Give "right ones are", said behind "no left rib fractures", the fractures that it means."""
     out: list[Token] = []
     joints = [n for n, token in enumerate(tokens) if _parts(tokens, n, token)]
     for start, end in pairwise([-1, *joints, len(tokens)]):
         own = tokens[start + 1 : end]
         joint = tokens[start] if start >= 0 else None
-        named = _name_again(own, [*earlier, *out], joint)
+        named = _name_again(own, [*earlier, *out], joint, is_whole)
         if named and out:
             out[-1] = Token(Kind.BREAK, "", out[-1].text)
         out += named or own
@@ -215,19 +245,27 @@ def _with_left_out(tokens: list[Token], earlier: Sequence[Token]) -> list[Token]
 def _parts(tokens: Sequence[Token], at: int, token: Token) -> bool:
     """Tell the joint of two statements from that of "the 5th, 6th and 7th are"."""
     after = tokens[at + 1 : at + 2]
+    if token.text == "with":  # "no acute fracture with old ones"
+        return any(t.text == "ones" for t in tokens[at + 1 : at + 4])
     if token.kind is Kind.AND:
         return not has(after, *NAMED)
     is_list = at > 0 and tokens[at - 1].kind in _COUNTED and has(after, *_COUNTED)
     return token.kind is Kind.BREAK or (token.kind is Kind.COMMA and not is_list)
 
 
-def _name_again(own: list[Token], said: Sequence[Token], joint: Token | None) -> list[Token] | None:
+def _name_again(
+    own: list[Token], said: Sequence[Token], joint: Token | None, is_whole: bool
+) -> list[Token] | None:
     """Return the words of a part with the fractures that it means, or None if it means none."""
     last = next((n for n in range(len(said) - 1, -1, -1) if said[n].kind is Kind.FRACTURE), None)
-    if last is None or not own or has(own, *_CLOSED) or has(said[last:], *_OTHER_THINGS):
+    if last is None or not own or has(said[last:], *_OTHER_THINGS):
         return None
     again = _fractures_of(said, own)
     is_denied = has(said, Kind.NEGATION, Kind.ABSENT)
+    if not is_denied and joint and _denies_other_side(own, said):
+        return [*own[:-1], *again, Token(Kind.ABSENT, "absent", "none")]
+    if has(own, *_CLOSED):
+        return None
     at = _find_anaphor(own)
     if at is not None and _stands_alone(own, at, joint, is_denied):
         kept = own[at : at + 1] if own[at].text in _SOME else []
@@ -237,7 +275,9 @@ def _name_again(own: list[Token], said: Sequence[Token], joint: Token | None) ->
     if not is_denied:
         return None
     is_heading = has(said[last + 1 : last + 2], Kind.COLON)
-    at = _find_predicate(own, joint, is_heading=is_heading)
+    at = _find_predicate(own, joint if is_whole else None, is_heading=is_heading)
+    if at is None and is_whole:
+        at = _find_bare_verb(own)
     return None if at is None else [*own[:at], *again, *own[at:]]
 
 
@@ -255,7 +295,9 @@ def _find_anaphor(own: Sequence[Token]) -> int | None:
         after = own[at + 1] if at + 1 < len(own) else None
         if token.text == "ones":
             return at
-        if token.text in (*_SOME, "one", _THOSE) and (
+        if token.text == "that" and (after is None or after.kind is not Kind.PREPOSITION):
+            continue  # "that is a foramen"
+        if token.text in (*_SOME, "one", *_THOSE) and (
             after is None or after.kind in leads_on or after.text == "ones"
         ):
             return at
@@ -267,12 +309,36 @@ def _stands_alone(own: Sequence[Token], at: int, joint: Token | None, is_denied:
     others = [t for n, t in enumerate(own) if n != at]
     is_placed = has(others, *_WHERE)
     if not is_denied:
-        is_start = joint is None or joint.kind is Kind.BREAK
+        is_start = joint is None or joint.kind is Kind.BREAK or has(own, Kind.VERB)
         return is_start and at == 0 and is_placed and own[at].text not in _SOME
-    is_listed = joint is not None and (joint.kind is Kind.AND or own[at].text == _THOSE)
+    is_listed = joint is not None and (joint.kind is Kind.AND or own[at].text in _THOSE)
     if is_listed and not has(own, Kind.VERB, Kind.SEEN, Kind.INVOLVE):
         return False
     return is_placed or (own[at].text == "ones" and has(others, Kind.AGE, Kind.QUALIFIER))
+
+
+def _denies_other_side(own: Sequence[Token], said: Sequence[Token]) -> bool:
+    """Tell the "right absent" of "left rib fractures present, right absent"."""
+    sides = {t.value for t in own if t.kind is Kind.SIDE}
+    known = {t.value for t in said if t.kind is Kind.SIDE}
+    light = (Kind.SIDE, Kind.ARTICLE, Kind.COLON, Kind.VERB)
+    is_denial = own[-1].kind is Kind.ABSENT or own[-1].text == "no"
+    is_light = all(t.kind in light or t.text in _ONES for t in own[:-1])
+    return is_denial and is_light and len(sides) == 1 and bool(known) and not sides & known
+
+
+def _find_bare_verb(own: Sequence[Token]) -> int | None:
+    """Find the verb of "the clavicle is", the place of "there is in the clavicle"."""
+    if not has(own, Kind.BONE):
+        return None
+    verb = next((n for n, t in enumerate(own) if t.kind is Kind.VERB), len(own))
+    after = next((n for n in range(verb, len(own)) if own[n].kind is not Kind.VERB), len(own))
+    subject, rest = own[:verb], own[after:]
+    is_subject = bool(subject) and all(t.kind in _PLACE for t in subject) and not rest
+    is_there = own[0].text == "there" and has(rest[:1], Kind.PREPOSITION)
+    if is_there and all(t.kind in _PLACE for t in rest):
+        return after
+    return verb if is_subject and verb < len(own) else None
 
 
 def _find_predicate(own: Sequence[Token], joint: Token | None, *, is_heading: bool) -> int | None:

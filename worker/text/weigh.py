@@ -146,7 +146,7 @@ class TextReading:
             self._spare_last(tokens, spared)
             return
         denials = len(self.denials)
-        for clause in split_clauses(tokens, self.said):
+        for clause in split_clauses(tokens, self.said, is_whole=sentence.has_end):
             if self.last and self.last[0].sentence == sentence.verbatim and is_bare(clause):
                 self._add_bones(sentence, clause)
             else:

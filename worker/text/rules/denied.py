@@ -89,6 +89,20 @@ def _find_doubted_absence(phrase: Phrase) -> Hit | None:
     return Hit((before[0], doubts[0])) if doubts else None
 
 
+def _find_other_side(phrase: Phrase) -> Hit | None:
+    """Find the "unlike the left" that may have what is denied here."""
+    tokens = phrase.tokens
+    for at in phrase.places(lambda t: t.text in _UNLIKE, 0, len(tokens)):
+        end = phrase.skip((Kind.ARTICLE, Kind.PREPOSITION), at + 1)
+        is_denied = _find_denial_before(phrase) or _find_denial_after(phrase)
+        if end < len(tokens) and tokens[end].kind is Kind.SIDE and is_denied:
+            return Hit((at, end))
+    return None
+
+
+_UNLIKE = ("unlike", "in contrast to", "in contrast with", "as opposed to")
+
+
 def _find_unclear_later(phrase: Phrase) -> Hit | None:
     return Hit(_negating_words(phrase)) if _is_denied_later(phrase) is None else None
 
@@ -269,6 +283,12 @@ RULES = (
         "doubted-absence", "An absence that cannot be relied on is none.",
         RuleVerdict.OPEN, _find_doubted_absence,
         "Absence of fracture cannot be guaranteed.", "Absence of fracture is confirmed.",
+    ),
+    TextRule(
+        "other-side", "A denial that sets one side against the other leaves the other open.",
+        RuleVerdict.OPEN, _find_other_side,
+        "The right clavicle is not fractured, unlike the left.",
+        "The right clavicle is not fractured, unlike on the prior.",
     ),
     TextRule(
         "unclear-reach", "It is unclear whether a negation reaches as far as the fracture.",
