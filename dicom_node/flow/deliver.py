@@ -289,8 +289,10 @@ class Deliverer:
             return
         except (OSError, NotFound, NotUnderstood) as exc:
             # what it says of a file may hold its path, and this is shown on pages
-            what = "is cut off" if CUT_OFF in str(exc) else f"cannot be read: {type(exc).__name__}"
-            self._put_off_refused(delivery, f"its file {what}; replay the Instance", None)
+            reason = f"its file cannot be read: {type(exc).__name__}"
+            if CUT_OFF in str(exc):
+                reason = "its file is cut off"
+            self._put_off_refused(delivery, f"{reason}; replay the Instance", None)
             return
         ms = (self.clock.monotonic() - began) * 1000
         # "duplicate" is success where an attempt of ours may have arrived without an answer
