@@ -139,7 +139,7 @@ def test_keys_that_hold_no_weights_are_tolerated_by_name(tmp_path, key):
 def test_other_surplus_keys_are_refused(tmp_path, key):
     folder = checkpoints.build(tmp_path / "small")
     checkpoints.write_weights(folder, add=key)
-    with pytest.raises(Unacceptable, match="1 unexpected keys"):
+    with pytest.raises(Unacceptable, match="1 unexpected key:"):
         loaded(folder, "chexfract")
 
 
