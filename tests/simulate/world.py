@@ -37,6 +37,9 @@ NODES = ("node-a", "node-b")
 WORKERS = ("worker-1", "worker-2", "worker-3")
 NOTHING = "nothing"
 
+REPLACED_CONTENT = "content that was replaced"
+"""Of a receipt: it was known, and gets no delivery."""
+
 MOST_ROUNDS = 300
 """In the end everybody has his turn so often at most; some ten rounds are usual."""
 
@@ -207,7 +210,8 @@ class World:
                 return self.send(node, image, station, priority, listener)
 
             touch.again, touch.is_first = again, receipt.kind == "new"
-        if receipt.kind in ("new", "duplicate"):
+        # who sends what an adopted correction has replaced has another image than the report's
+        if receipt.kind in ("new", "duplicate") and receipt.reason != REPLACED_CONTENT:
             promise.wanted |= wanted
         if receipt.kind == "comparing":
             promise.compared.add(station)
