@@ -8,7 +8,7 @@ storescp never syncs. ``tuned``: TCP_NODELAY=1, PDUs of 128 KiB, ``--fork``; Ort
 SyncStorageArea; ``default``: as installed. With ``--untuned`` the sender keeps its defaults, too,
 as most modalities do. Receivers are started once, warmed up by an image, and take turns; what
 arrived is counted and removed. storescu gives each image a new UID, so none is a repeat. Ratios are
-of the median MB/s to tuned storescp; CPU is that of the receiver. ``floor`` is no DICOM: the same
+of the median MB/s to tuned storescp; CPU is that of the receiver. ``floor`` is not DICOM: the same
 bytes over TCP into a file, its fsync, rename, fsync of the folder, four bytes back. ``serve N`` is
 the whole node with N listeners on its port; where one association comes, one of them takes it, and
 only ``serve 1`` is measured. Long trials, many images, are fairer: each one contains the senders'

@@ -204,13 +204,13 @@ def drill(disk: str) -> bool:
         files = folder / "data"
         lost = [uid for uid, row in known.items() if row is None or not _is_there(files, row.file)]
         lines = (folder / "serve.log").read_text().splitlines()
-        told = [line for line in lines if "0xA700" in line or "A700" in line]
+        named = [line for line in lines if "0xA700" in line or "A700" in line]
         print(
             f"{disk}: kept {len(kept)}, refused {len(refused)}, lost {len(lost)}, others {others}"
         )
-        print(f"the line: {told[0] if told else 'none'}")
+        print(f"the line: {named[0] if named else 'none'}")
         is_plain = not any("Traceback" in line for line in lines)
-        return len(refused) == REFUSALS and not (lost or others) and bool(told) and is_plain
+        return len(refused) == REFUSALS and not (lost or others) and bool(named) and is_plain
 
 
 def show(log: Path) -> None:

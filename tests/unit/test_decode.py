@@ -455,7 +455,7 @@ def test_pixel_data_must_be_complete(decoder):
 @pytest.mark.parametrize("shape", [(420, 300), (300, 420)])
 @pytest.mark.parametrize("bits", [8, 12])
 def test_swapped_rows_and_columns_are_named(decoder, kind, shape, bits):
-    """A picture with lines of the wrong length comes out sheared, and is no picture to read."""
+    """A picture with lines of the wrong length comes out sheared, and cannot be read."""
     picture = drawn(*shape, bits=bits)
     ds = instance(picture, bits)
     if kind == "rle":

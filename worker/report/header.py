@@ -72,7 +72,7 @@ STUDY = re.compile(r"[0-2](?=.*[1-9])(\.(0|[1-9][0-9]*))+")
 """A UID with a root that there is (PS3.5 9.1), for a request that may name any."""
 
 UNREADABLE = "\ufffd"
-"""Stands for bytes that are no character of the set that the source names."""
+"""Stands for bytes that are not a character of the set that the source names."""
 
 NOT_STATED = "Not stated by the source"
 

@@ -490,7 +490,7 @@ class Database:
                 f"{what}; let the account of the node write the file and its folder"
             )
         if code == sqlite3.SQLITE_CANTOPEN and self._has_no_folder():
-            # It may be a disk that is not mounted yet, so it is no fault of the configuration.
+            # It may be a disk that is not mounted yet, so the configuration is not at fault.
             what = (
                 f"{self.name}: its folder is not there; `chexfract-node serve` makes it, if "
                 "node.data_dir is right from here"

@@ -300,8 +300,8 @@ def _queue_at_once(query: sa.Select[Any]) -> sa.Select[Any]:
         .returning(jobs.c.id, jobs.c.token, placed.c.place)
         .cte("given")
     )
-    told = sa.select(placed).where(placed.c.handouts < _TOLD).cte("told")
-    noted = insert_events(told, Stage.QUEUED).cte("noted")
+    first = sa.select(placed).where(placed.c.handouts < _TOLD).cte("first")
+    noted = insert_events(first, Stage.QUEUED).cte("noted")
     return sa.select(given.c.id, given.c.token).order_by(given.c.place).add_cte(noted)
 
 
