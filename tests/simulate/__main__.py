@@ -181,6 +181,7 @@ def run_seed(seed: int) -> tuple[int, tuple[str, str] | None, int, float]:
 def _tell(seed: int, what: str) -> None:
     from . import schedule
 
+    print(f"seed {seed} fails: {what}", flush=True)  # a replay may hold, on PostgreSQL
     events = schedule.shrink(schedule.draw(seed), seed, what)
     outcome = schedule.play(events, seed)
     print(f"seed {seed} fails; the shortest story of it ({len(events)} events):")
