@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -192,6 +193,30 @@ def test_it_has_neither_torch_nor_secrets_nor_a_network(preparers: Preparers) ->
     assert "torch" not in (folder / "maps").read_text()
     assert "NoNewPrivs:\t1" in (folder / "status").read_text()
     assert b"SECRET" not in (folder / "environ").read_bytes()
+
+
+def test_its_decoder_may_not_fill_the_memory(
+    preparers: Preparers, pipelines: tuple[Pipeline, Pipeline], options: Pixels
+) -> None:
+    pipelines[1].prepare(CONTENTS["JPEG-LS"]())
+    (process,) = preparers._all
+    pid = process._process.pid
+    (decoder,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    limits = Path(f"/proc/{decoder}/limits").read_text()
+    (limit,) = re.findall(r"Max address space +(\S+)", limits)
+    assert int(limit) < options.decode_memory + (600 << 20)
+
+
+def test_it_writes_no_value_of_an_image_to_the_log(
+    options: Pixels, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = CONTENTS["in Cyrillic"]().replace(b"ISO_IR 192", b"OF_PATIENT")
+    made = begun(1, options)
+    try:
+        made.make_picture(Case(), content)
+    finally:
+        made.close()
+    assert "OF_PATIENT" not in capfd.readouterr().err
 
 
 def test_asked_to_end_it_goes_on_until_its_worker_has_ended(

@@ -266,6 +266,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logs.start(logging.WARNING)
+    logs.silence_values()
     threading.Thread(target=_end_with_worker, args=(requests,), daemon=True).start()
     confine(starts_python=True)
     shared = SharedMemory(int(sys.argv[1]))
