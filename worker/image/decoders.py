@@ -34,6 +34,8 @@ ANSWER = struct.Struct("<BH")
 """Status and length of the text that follows."""
 DONE, UNDECODABLE, OUT_OF_MEMORY, NO_DECODER = range(4)
 PAGE = 4096
+MAPPED = 512 << 20
+"""What the libraries map at most, where nobody can be asked; here they map 107 MB."""
 
 Pixels = npt.NDArray[Any]
 _THREADS = min(4, os.cpu_count() or 1)
@@ -178,12 +180,12 @@ def _by_dcmtk(syntax: str, codestream: memoryview, out: Pixels, bits_stored: int
 
 def _limit_memory(memory: int) -> None:
     """Allow `memory` bytes more than the process has now, no core file and no large file."""
-    with suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        # RLIMIT_AS counts addresses, not pages in use: libraries map a lot, so what is mapped now
-        # is added to what an image may take.
-        limit = pages * resource.getpagesize() + memory
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # RLIMIT_AS counts addresses, not pages in use: libraries map a lot, so what is mapped now is
+    # added to what an image may take.
+    mapped = MAPPED
+    with suppress(OSError):  # whoever started this process may be locked in: then so is this one
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + memory, mapped + memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 29, 1 << 29))
 
