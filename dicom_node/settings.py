@@ -7,7 +7,6 @@ A key may be overridden by the environment: ``CHEXFRACT_NODE__PORT=4104`` for ``
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -39,6 +38,7 @@ from dicom_node.base.addresses import is_loopback as is_loopback
 from dicom_node.base.environment import with_environment
 from dicom_node.base.job import ObjectKind
 from dicom_node.base.local_time import find_zone
+from dicom_node.base.processors import processor_count
 from dicom_node.base.toml import Wording
 
 DEMONSTRATION_MODELS = frozenset({"phantom"})
@@ -238,9 +238,7 @@ class Node(Section):
             return self.listeners
         if self.ledger == "sqlite":
             return 1
-        is_linux = hasattr(os, "sched_getaffinity")
-        processors = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
-        return min(4, max(1, processors // 2))
+        return min(4, max(1, processor_count() // 2))
 
     @model_validator(mode="after")
     def _ledger_password_is_read(self) -> Self:

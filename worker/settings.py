@@ -7,7 +7,6 @@ A key may be overridden by the environment: ``CHEXFRACT_WORKER_WORKER__BROKER=re
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from dicom_node.base import toml
 from dicom_node.base.addresses import add_password
 from dicom_node.base.environment import with_environment
+from dicom_node.base.processors import processor_count
 from dicom_node.base.toml import Wording
 from dicom_node.flow.broker import TlsFiles
 
@@ -108,8 +108,7 @@ class Worker(Section):
         """How many processes make pictures and reports."""
         if self.preparers != "auto":
             return self.preparers
-        is_linux = hasattr(os, "sched_getaffinity")
-        processors = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+        processors = processor_count()
         # With two processors, what is done twice for a process of its own costs more than it frees.
         shared = max(1, len(self.devices))
         return 0 if processors <= 2 else max(1, min(4, processors // 2) // shared)

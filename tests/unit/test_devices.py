@@ -19,7 +19,7 @@ from dicom_node.base.errors import ConfigurationError
 from worker.models import generation, open_model, remote_code
 from worker.models.hub import write_sums
 from worker.service import devices
-from worker.settings import Worker
+from worker.settings import Settings, Worker
 
 MIG = "cuda:MIG-5b1e2f0a-0a7c-5d0b-8a86-0e9c4f8b7d11"
 
@@ -133,6 +133,7 @@ CHILD = """
 import os, pathlib, signal, sys, time
 device = os.environ["CHEXFRACT_WORKER_WORKER__DEVICE"]
 folder = pathlib.Path(sys.argv[1])
+(folder / f"{device} of").write_text(os.environ["CHEXFRACT_WORKER_WORKER__DEVICES"])
 with (folder / device).open("a") as file: file.write("start\\n")
 if device == sys.argv[2]: sys.exit(int(sys.argv[3]))
 time.sleep(60)
@@ -163,11 +164,15 @@ def until(holds):
         time.sleep(0.02)
 
 
-def test_a_worker_that_ends_is_started_again_and_its_neighbour_left_alone(tmp_path):
+def test_a_worker_that_ends_is_started_again_and_its_neighbour_left_alone(tmp_path, monkeypatch):
     running = parent(tmp_path, "cuda:1", 70)
     try:
         until(lambda: starts(tmp_path, "cuda:1") >= 3)
         assert starts(tmp_path, "cuda:0") == 1
+        told = (tmp_path / "cuda:0 of").read_text()
+        monkeypatch.setenv("CHEXFRACT_WORKER_WORKER__DEVICES", told)
+        table = Settings(worker={"nodes": ["http://n"]}).worker
+        assert table.devices == ("cuda:0", "cuda:1"), "each knows who shares the processors with it"
         running.send_signal(signal.SIGTERM)
         assert running.wait(20) == 0
     finally:

@@ -351,7 +351,7 @@ def test_a_closed_worker_lets_nobody_wait(options: Pixels) -> None:
 
 def test_auto_means_none_where_processors_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     def count(processors: int, **table: Any) -> int:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
+        monkeypatch.setattr("worker.settings.processor_count", lambda: processors)
         return Settings(worker={"nodes": ["http://n"], **table}).worker.preparer_count
 
     assert [count(n) for n in (1, 2, 3, 4, 8, 64)] == [0, 0, 1, 2, 4, 4]

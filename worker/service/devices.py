@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?|cuda:(GPU|MIG)-[A-Za-z0-9/-]{4,128})$")
 """As torch names devices, or a GPU or a slice of one by the name that ``nvidia-smi -L`` gives."""
 KEY = "CHEXFRACT_WORKER_WORKER__DEVICE"
+_SIBLINGS = "CHEXFRACT_WORKER_WORKER__DEVICES"
+"""All of them: the workers on them share the processors."""
 _PAUSE_S = (1.0, 30.0)
 """First and longest wait before a child that ended is started again."""
 _END_S = 5.0
@@ -100,7 +103,7 @@ class _Fleet:
         child, now = self._children[device], time.monotonic()
         if child is None:
             if now >= self._due[device]:
-                environment = os.environ | {KEY: device}
+                environment = os.environ | {KEY: device, _SIBLINGS: json.dumps([*self._children])}
                 self._children[device] = subprocess.Popen(self._command, env=environment)
                 self._began[device] = now
             return None
