@@ -267,10 +267,15 @@ def test_a_death_costs_one_repetition_and_a_second_one_blames_its_image(
     assert first not in made._all, "what was ended at its start is started again"
     try:
         pipeline = Pipeline(Talker(), None, options, elsewhere=made)  # type: ignore[arg-type]
-        Dying.stops, Dying.is_killed = 1, False
-        case, conclusion = reported(pipeline, drawing(), ORDER)  # the first gave no answer in time
+        Dying.stops, Dying.is_killed = 1, True
+        case, conclusion = reported(pipeline, drawing(), ORDER)
         assert [d.kind for d in conclusion.documents] == ["sr", "basic-text", "gsps", "ko"]
         assert case.is_waiting
+        Dying.stops, Dying.is_killed = 1, False
+        with pytest.raises(Unexplained, match=r"gave no answer in time and was ended$"):
+            pipeline.prepare(
+                drawing()
+            )  # twice that time, and the whole worker were taken for stuck
         Dying.stops, Dying.is_killed = 2, True
         with pytest.raises(Unexplained, match=r"ended \(Killed\), twice"):
             pipeline.prepare(drawing())

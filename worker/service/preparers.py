@@ -1,7 +1,7 @@
 """A few processes that make pictures and reports, so that the worker's own has time for its model.
 
-A process that dies costs one repetition of what it was about; at a second death the job is given
-back, and counts as an attempt at that image and no other.
+A process that dies costs one repetition of what it was about. At a second death, or where it gives
+no answer in time, the job is given back, and counts as an attempt at that image and no other.
 """
 
 from __future__ import annotations
@@ -177,13 +177,18 @@ class Preparers:
         Raises
         ------
         Unexplained
-            Two have died of it.
+            Two have died of it, or one hangs.
         """
         why = ""
         for _ in range(2):
             with self._lent(is_report=is_report) as process:
                 try:
                     answer, contents = process.ask(request, parts, self._seconds)
+                except _Hung as exc:
+                    # Not again: twice this time, and the whole worker were taken for stuck.
+                    raise Unexplained(
+                        f"the process that makes its picture and report {exc}"
+                    ) from exc
                 except _Died as exc:
                     why = str(exc)
                     logger.warning("a process that makes pictures and reports %s", why)
@@ -270,6 +275,10 @@ class _Died(Exception):
     """The process ended, or was ended, before it had answered; the text says how."""
 
 
+class _Hung(_Died):
+    """It was ended because it had not answered in time."""
+
+
 class _Process:
     """One process and the memory it shares with this one."""
 
@@ -353,7 +362,7 @@ class _Process:
         while len(content) < count:
             if not self._poll.poll(1000 * max(until - time.monotonic(), 0.0)):
                 self.kill()
-                raise _Died("gave no answer in time and was ended")
+                raise _Hung("gave no answer in time and was ended")
             try:
                 chunk = os.read(self._process.stdout.fileno(), count - len(content))  # type: ignore[union-attr]
             except (OSError, ValueError) as exc:
