@@ -123,7 +123,9 @@ def read_header(
         content, is_cut = _inflate_head(file)
         source = io.BytesIO(content)
     values: dict[int, bytes] = {}
-    for tag, value in _wanted_values(source, transfer_syntax_uid, tags, is_new=is_new):
+    for tag, value in _wanted_values(
+        source, transfer_syntax_uid, tags, is_new=is_new, most=MAX_ELEMENTS
+    ):
         if is_new and values.get(tag, value) != value:
             # Readers differ in which of the two they believe: of a study, or of a patient.
             raise NotUnderstood(f"{tags.get(tag, 'the character set')} stands twice")
