@@ -20,6 +20,7 @@ from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info, read_partial
 from pynetdicom import evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
@@ -197,7 +198,9 @@ class Destination:
     def _check_response(self, instance: str, status: int) -> None:
         """Raise unless the response is to the last request (PS3.7 9.1.1.1)."""
         response = self._response
-        if response.MessageIDBeingRespondedTo != self._message_id:
+        # a C-ECHO's answer has a status, too, and says nothing of what was sent
+        is_for_it = isinstance(response, C_STORE)
+        if not is_for_it or response.MessageIDBeingRespondedTo != self._message_id:
             self.close()
             raise Unreachable(f"{self.name} answers another message than the last")
         named = str(response.AffectedSOPInstanceUID or "").strip(" \0")

@@ -85,12 +85,14 @@ class Line:
                     return context, uid
                 at += 4 + size
 
-    def response(self, context: int, uid: str, status: int = 0, message: int = 1) -> bytes:
+    def response(
+        self, context: int, uid: str, status: int = 0, message: int = 1, kind: int = 0x8001
+    ) -> bytes:
         def element(number: int, value: bytes) -> bytes:
             value += b"\0" * (len(value) % 2)
             return struct.pack("<HHL", 0, number, len(value)) + value
 
-        body = element(2, SR.encode()) + element(0x100, struct.pack("<H", 0x8001))
+        body = element(2, SR.encode()) + element(0x100, struct.pack("<H", kind))
         body += element(0x120, struct.pack("<H", message)) + element(0x800, b"\1\1")
         body += element(0x900, struct.pack("<H", status))
         body += element(0x1000, uid.encode()) if uid else b""
@@ -209,6 +211,13 @@ def answers_another_message(line: Line) -> None:
     line.stay()
 
 
+def answers_another_service(line: Line) -> None:
+    line.accept()
+    context, _ = line.stored()
+    line.connection.sendall(line.response(context, "", kind=0x8030))
+    line.stay()
+
+
 def answers_with_garbage(line: Line) -> None:
     line.accept()
     line.stored()
@@ -229,6 +238,7 @@ def answers_with_garbage(line: Line) -> None:
         takes_no_context,
         answers_of_another_object,
         answers_another_message,
+        answers_another_service,
         answers_with_garbage,
     ],
     ids=lambda behave: behave.__name__,
