@@ -7,12 +7,14 @@ import os
 import pickle
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from dicom_node.base.errors import Unreachable
+from dicom_node.base.errors import ChexFractError, Unreachable
 from dicom_node.base.rims import OneOfMany
 
 _PDEATHSIG = 1
@@ -48,12 +50,16 @@ class StepsApart:
         sys.stderr.flush()
         self._pid = os.fork()
         if self._pid == 0:
-            os.close(asking)
-            os.close(answered)
-            end_with_parent()
-            if os.getppid() == parent:
-                self._do_steps(asked, os.fdopen(answering, "wb"))
-            os._exit(0)
+            # whatever ends it, a Ctrl-C between two steps as well: what the parent has still to do
+            # on its way out is not done here a second time
+            try:
+                os.close(asking)
+                os.close(answered)
+                end_with_parent()
+                if os.getppid() == parent:
+                    self._do_steps(asked, os.fdopen(answering, "wb"))
+            finally:
+                os._exit(0)
         os.close(asked)
         os.close(answering)
         self._asking, self._answers = asking, os.fdopen(answered, "rb")
@@ -103,8 +109,20 @@ class StepsApart:
             answers.flush()
 
 
+_FORESEEN = (ChexFractError, OSError, UnicodeDecodeError, KeyboardInterrupt)
+
+
 def _plain(fault: BaseException) -> BaseException:
-    """Return a fault as it can be handed on: without what it was raised from."""
+    """Return a fault as it can be handed on: without what it was raised from.
+
+    A defect says where it is, which the parent could not find out any more.
+    """
+    if not isinstance(fault, _FORESEEN):
+        if "CHEXFRACT_TRACEBACK" in os.environ:
+            traceback.print_exception(fault)
+        *_, frame = traceback.extract_tb(fault.__traceback__)
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        return RuntimeError(f"{type(fault).__name__} at {place}: {fault}")
     fault.__cause__ = fault.__context__ = fault.__traceback__ = None
     try:
         pickle.loads(pickle.dumps(fault))  # noqa: S301 - made here

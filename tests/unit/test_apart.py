@@ -49,15 +49,23 @@ def test_what_a_step_raises_is_raised_here(fault: Exception) -> None:
     assert str(caught.value) == str(fault)
 
 
-def test_a_fault_that_cannot_be_handed_on_is_told_in_words() -> None:
+def test_a_defect_is_told_in_words_and_says_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     class OwnFault(Exception):
         """Known in this test alone."""
 
     def step() -> None:
         raise OwnFault("what happened")
 
-    with StepsApart(step) as apart, pytest.raises(RuntimeError, match=r"OwnFault: what happened"):
+    told = r"OwnFault at test_apart\.py:[0-9]+: what happened"
+    with StepsApart(step) as apart, pytest.raises(RuntimeError, match=told):
         apart.do_next()
+    assert capfd.readouterr().err == ""
+    monkeypatch.setenv("CHEXFRACT_TRACEBACK", "1")
+    with StepsApart(step) as apart, pytest.raises(RuntimeError, match=told):
+        apart.do_next()
+    assert 'raise OwnFault("what happened")' in capfd.readouterr().err
 
 
 def test_a_step_that_is_killed_is_told_and_no_process_stays() -> None:
@@ -95,6 +103,20 @@ def test_steps_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     while stat.exists() and " Z " not in stat.read_text():
         assert time.monotonic() < end + 60
         time.sleep(0.01)
+
+
+def test_a_ctrl_c_between_two_steps_ends_that_process_there(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        with StepsApart(lambda: None, lambda: None) as apart:
+            apart.do_next()
+            os.kill(apart._pid, signal.SIGINT)
+            with pytest.raises(Unreachable, match="was ended"):
+                apart.do_next()
+    finally:
+        os.write(1, b"way out\n")
+    assert capfd.readouterr() == ("way out\n", "")
 
 
 def test_a_supervisor_knows_no_database_and_no_broker() -> None:
