@@ -177,12 +177,28 @@ def who_is_named(
     return None, "no peer has this AE title"
 
 
-def same_host(peers: Mapping[str, Peer], caller: Caller) -> frozenset[str]:
-    """Return the names of a caller and of the peers at its host: one product may have several."""
-    if caller.name is None:
-        return frozenset()
-    host = peers[caller.name].host
-    return frozenset(name for name, peer in peers.items() if peer.host == host)
+def same_host(
+    peers: Mapping[str, Peer], host: str, address: str = "", names: HostNames = NAMES
+) -> frozenset[str]:
+    """Return the names of the peers at a host: one product may have several.
+
+    Parameters
+    ----------
+    address : str, optional
+        Where a call of that host came from: who may call from there is there, however its host is
+        written. Names are resolved for this, where a peer is asked for storage commitment.
+    """
+    own = _bare_host(host)
+    return frozenset(
+        name
+        for name, peer in peers.items()
+        if _bare_host(peer.host) == own
+        or (address and peer.storage_commitment and not _address_fault(peer, address, names))
+    )
+
+
+def _bare_host(host: str) -> str:
+    return str(parse_address(host) or host.rstrip(".").casefold())
 
 
 def may(settings: Settings, caller: Caller, right: Right | None) -> bool:

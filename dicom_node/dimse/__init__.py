@@ -49,7 +49,7 @@ class CommitmentAnswer:
     """What a peer commits to, and what not (PS3.4 J.3.3).
 
     ``failed`` has the Failure Reason (0008,1197) by SOP Instance UID. ``by`` names the peers of the
-    host that answers, where it called; None where it was asked on this association.
+    host that answers; None where nobody looked who answers.
     """
 
     transaction_uid: str

@@ -51,11 +51,20 @@ class CommitmentAssociation:
     peer : Peer
     on_answer : callable
         Takes the answer that comes on this association.
+    by : frozenset of str, optional
+        The peers at the host of `peer`, whose questions it may answer here.
     """
 
-    def __init__(self, ae_title: str, peer: Peer, on_answer: OnAnswer) -> None:
+    def __init__(
+        self,
+        ae_title: str,
+        peer: Peer,
+        on_answer: OnAnswer,
+        by: frozenset[str] | None = None,
+    ) -> None:
         self._answered = threading.Event()
         self._on_answer = on_answer
+        self._by = by
         handlers = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
         self._destination = Destination(ae_title, peer, handlers)
 
@@ -118,7 +127,7 @@ class CommitmentAssociation:
         self.close()
 
     def _on_report(self, event: evt.Event) -> tuple[int, Dataset | None]:
-        status = heard(event, self._on_answer)
+        status = heard(event, self._on_answer, self._by)
         self._answered.set()
         return status, None
 
@@ -155,7 +164,7 @@ def heard(event: evt.Event, on_answer: OnAnswer, by: frozenset[str] | None = Non
         answer = replace(read(event.event_information), by=by)
         # a Transaction UID that this node did not give, or gave to somebody else
         if not on_answer(answer):
-            logger.warning("%s answers a storage commitment that nobody asked for", caller)
+            logger.warning("%s answers a storage commitment that it was not asked for", caller)
             return INVALID_ARGUMENT
     except Transient as exc:
         logger.warning("the answer of %s to storage commitment is not kept: %s", caller, exc)

@@ -422,9 +422,10 @@ class Listener:
 
     def _on_report(self, event: evt.Event) -> tuple[int, Dataset | None]:
         """Answer N-EVENT-REPORT for who calls: it may answer what it was asked itself."""
-        caller = who_calls(self._settings.peers, *_calling_side(event.assoc))
-        commitments = cast("Reports", self._commitments)
-        return commitments.on_report(event, same_host(self._settings.peers, caller))
+        peers, (title, address, certificate) = self._settings.peers, _calling_side(event.assoc)
+        caller = who_calls(peers, title, address, certificate).name
+        by = same_host(peers, peers[caller].host, address) if caller else frozenset()
+        return cast("Reports", self._commitments).on_report(event, by)
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
         """Answer a C-STORE request that came the standard way."""

@@ -185,6 +185,7 @@ def _run_courier(life: Life) -> None:
     from dicom_node.flow.repeat import Comparer
     from dicom_node.operate.audit import Auditor
     from dicom_node.operate.notify import Notifier
+    from dicom_node.peers import same_host
     from dicom_node.settings import Peer
     from dicom_node.store.filling import Filler
     from dicom_node.store.retention import RetentionSweep
@@ -200,9 +201,11 @@ def _run_courier(life: Life) -> None:
 
     pace = Pace.of(settings.delivery)
     keep = keeper(ledger, pace)
+    peers = settings.peers
 
     def ask(peer: Peer) -> CommitmentAssociation:
-        return CommitmentAssociation(settings.node.ae_title, peer, keep)
+        by = same_host(peers, peer.host)
+        return CommitmentAssociation(settings.node.ae_title, peer, keep, by)
 
     crew = Threads(life.ends)
     committer = Committer(settings, ledger, ask, pace, crew=crew)
@@ -227,6 +230,8 @@ def _run_courier(life: Life) -> None:
     roles = Threads(life.ends)
 
     def take(new: Settings) -> None:
+        nonlocal peers
+        peers = new.peers
         spool.min_free = new.retention.min_free
         sweep.take(new)
         deliverer.take(new)

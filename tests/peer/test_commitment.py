@@ -26,6 +26,7 @@ from results import add_result
 from stations import NodeProcess, Orthanc, free_ports, wait_for
 
 from dicom_node.base.errors import Unreachable
+from dicom_node.dimse import CommitmentAnswer, Question
 from dicom_node.dimse.commitment import CommitmentAssociation, Reports
 from dicom_node.dimse.contexts import REPORTS
 from dicom_node.dimse.scp import Listener
@@ -34,6 +35,7 @@ from dicom_node.flow.commit import Committer, keeper
 from dicom_node.flow.deliver import Deliverer, Pace
 from dicom_node.flow.intake import Intake
 from dicom_node.operate import neighbours
+from dicom_node.peers import same_host
 from dicom_node.settings import Peer, Settings
 from dicom_node.store.ledger import Ledger, as_json
 from dicom_node.store.spool import Spool
@@ -67,7 +69,8 @@ class Node:
         name = self.settings.node.ae_title
 
         def line(peer: Peer) -> CommitmentAssociation:
-            return CommitmentAssociation(name, peer, keep)
+            by = same_host(self.settings.peers, peer.host)
+            return CommitmentAssociation(name, peer, keep, by)
 
         work = Committer(self.settings, self.ledger, line, PACE, linger_s)
         late = on(work, time.time() + after_s)
@@ -414,6 +417,39 @@ def test_another_peers_question_is_not_answered(tmp_path: Path) -> None:
         # one archive may have several AE titles
         assert call(port, answer, event, calling="TWIN") == 0x0000
         assert node.delivery(uid)["state"] == "committed"
+
+
+def test_a_host_that_calls_from_another_of_its_addresses_may_answer(tmp_path: Path) -> None:
+    """A cluster, or behind NAT: its `addresses` say so, whatever the title that calls."""
+    with Archive("never") as archive, running(tmp_path, archive.peer) as node:
+        uid = node.report()
+        node.deliver()
+        node.ask()
+        cluster = {"addresses": ["127.0.0.1", "127.0.0.2"]}
+        caller = Peer(ae_title="STGCMT", host="127.0.0.2", port=104, storage_commitment=True)
+        own = node.settings.peers["modality"].model_copy(update=cluster)
+        peers = {"modality": own, "stgcmt": caller}
+        node.listener.take(node.settings.model_copy(update={"peers": peers}))
+        answer, event = archive.answer_to(archive.asked[0])
+        port = node.listener.port
+        assert call(port, answer, event, calling="STGCMT", address="127.0.0.2") == 0x0000
+        assert node.delivery(uid)["state"] == "committed"
+
+
+def test_who_was_asked_on_an_association_is_who_answers_on_it() -> None:
+    heard: list[CommitmentAnswer] = []
+
+    def keep(answer: CommitmentAnswer) -> bool:
+        heard.append(answer)
+        return True
+
+    with Archive("same") as archive:
+        by = same_host({"archive": archive.peer}, archive.peer.host)
+        with CommitmentAssociation("CHEXFRACT", archive.peer, keep, by) as line:
+            line.connect()
+            line.ask(Question("1.2.3", ((next(iter(REPORTS)), "1.2.3.4"),)))
+            assert line.wait(60)
+    assert [answer.by for answer in heard] == [{"archive"}]
 
 
 def test_only_peers_that_are_asked_may_answer(node: Node) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dicom_node import peers
 from dicom_node.base.addresses import Address, parse_address, parse_network
 from dicom_node.base.errors import ConfigurationError
-from dicom_node.peers import Caller, HostNames, doubts, may, who_calls, who_is_named
+from dicom_node.peers import Caller, HostNames, doubts, may, same_host, who_calls, who_is_named
 from dicom_node.settings import Peer, Settings
 
 
@@ -331,3 +331,23 @@ def test_the_caller_is_the_one_peer_that_nothing_excludes(
     except ValueError:
         return
     assert len(fitting) <= 1, "a configuration that is right leaves no doubt"
+
+
+def test_one_host_may_be_written_in_several_ways() -> None:
+    def asked(host: str, *addresses: str) -> Peer:
+        return peer("PACS", host, *addresses).model_copy(update={"storage_commitment": True})
+
+    known = {
+        "a": asked("PACS.hospital."),
+        "b": asked("pacs.hospital"),
+        "six": asked("2001:db8::1"),
+        "long": asked("2001:0db8:0:0:0:0:0:1"),
+        "nat": asked("pacs.inside", "192.0.2.0/28"),
+        "other": asked("10.0.0.9"),
+        "not asked": peer("PACS", "pacs.outside", "192.0.2.7"),
+    }
+    service = names()
+    assert same_host(known, "pacs.hospital") == {"a", "b"}
+    assert same_host(known, "2001:db8::1", "2001:db8::1", service) == {"six", "long"}
+    assert same_host(known, "2001:db8::7", "192.0.2.7", service) == {"nat"}
+    assert same_host(known, "10.0.0.8", "10.0.0.8", service) == frozenset()
