@@ -119,12 +119,13 @@ def read_header(
     skip_head(file)
     source: IO[bytes] = file
     is_cut = False
+    rest = 0
     if transfer_syntax_uid == DEFLATED:
-        content, is_cut = _inflate_head(file)
+        content, is_cut, rest = _inflate_head(file)
         source = io.BytesIO(content)
     values: dict[int, bytes] = {}
     for tag, value in _wanted_values(
-        source, transfer_syntax_uid, tags, is_new=is_new, most=MAX_ELEMENTS
+        source, transfer_syntax_uid, tags, is_new=is_new, most=MAX_ELEMENTS, rest=rest
     ):
         if is_new and values.get(tag, value) != value:
             # Readers differ in which of the two they believe: of a study, or of a patient.
@@ -166,12 +167,14 @@ def check_whole(
 
     pydicom leaves out what is cut off, and says nothing: a query would lose keys.
     """
+    rest = 0
     if transfer_syntax_uid == DEFLATED:
-        content, is_cut = _inflate_head(io.BytesIO(content))
+        content, is_cut, rest = _inflate_head(io.BytesIO(content))
         if is_cut:
             raise NotUnderstood(CUT_OFF)
-    source = io.BytesIO(content)
-    for _ in _wanted_values(source, transfer_syntax_uid, {}, is_new=True, most=most_elements):
+    for _ in _wanted_values(
+        io.BytesIO(content), transfer_syntax_uid, {}, is_new=True, most=most_elements, rest=rest
+    ):
         pass
 
 
@@ -202,15 +205,19 @@ def clean(text: str) -> str:
     return " ".join(printable.split())[:TEXT_LIMIT]
 
 
-def _inflate_head(file: IO[bytes]) -> tuple[bytes, bool]:
-    """Return the beginning of a deflated data set, and whether it was cut off before its end."""
+def _inflate_head(file: IO[bytes]) -> tuple[bytes, bool, int]:
+    """Return the beginning of a deflated data set, whether it is cut off, and what may follow.
+
+    Nobody inflates what lies behind `INFLATE_LIMIT`, pixels of a large image as a rule: what may
+    be there at most counts as being there.
+    """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = inflater.decompress(file.read(INFLATE_LIMIT), INFLATE_LIMIT)
     except zlib.error as exc:
         raise NotUnderstood("the deflated data set cannot be inflated") from exc
-    is_over = inflater.eof or len(content) >= INFLATE_LIMIT or bool(file.read(1))
-    return content, not is_over
+    is_open = not inflater.eof and (len(content) >= INFLATE_LIMIT or bool(file.read(1)))
+    return content, not (inflater.eof or is_open), _UNDEFINED if is_open else 0
 
 
 def _wanted_values(
@@ -220,16 +227,18 @@ def _wanted_values(
     *,
     is_new: bool,
     most: int = MAX_ELEMENTS,
+    rest: int = 0,
 ) -> Iterator[tuple[int, bytes]]:
     """Yield tag and value of the top-level elements that are wanted.
 
-    A new file is looked at up to the end of its pixels, any other up to what is wanted.
+    A new file is looked at up to the end of its pixels, any other up to what is wanted. `rest`
+    bytes more may follow what `file` has.
     """
     # elements come in order of their tags (PS3.5 7.1): behind the last that is wanted there is
     # nothing to find
     last = max(tags, default=0)
     start = file.tell()
-    end = file.seek(0, os.SEEK_END) if is_new else 0
+    end = file.seek(0, os.SEEK_END) + rest if is_new else 0
     file.seek(start)
     first = file.read(8)
     file.seek(start)
@@ -241,7 +250,7 @@ def _wanted_values(
     for _ in range(most):
         element = _next_element(file, formats, implicit_levels[-1])
         if element is None:
-            if is_new and (at < end or len(implicit_levels) > 1):
+            if is_new and not rest and (at < end or len(implicit_levels) > 1):
                 raise NotUnderstood(CUT_OFF)
             return
         tag, vr, length, size = element

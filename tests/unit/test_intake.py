@@ -24,7 +24,7 @@ from dicom_node.flow import intake
 from dicom_node.flow.intake import Intake, OtherSopClass
 from dicom_node.settings import Peer, Rule, Settings
 from dicom_node.standard import header
-from dicom_node.standard.header import DEPTH_LIMIT, INFLATE_LIMIT, clean
+from dicom_node.standard.header import DEPTH_LIMIT, INFLATE_LIMIT, check_file, clean
 from dicom_node.store.ledger import Ledger, Receipt, as_json
 from dicom_node.store.ledger.wanted import Wish
 from dicom_node.store.retention import RetentionSweep
@@ -429,6 +429,19 @@ def test_a_deflated_image_is_refused_wherever_it_is_cut_off(station: Station) ->
         with pytest.raises(NotUnderstood):
             station.send(content[:cut], syntax=DEFLATED)
     assert station.send(content, syntax=DEFLATED).kind == "new"
+
+
+def test_a_deflated_image_of_more_than_what_is_inflated_of_it_is_taken(station: Station) -> None:
+    whole = data_set({0x7FE00010: bytes(40)})
+    pixels = 3_000 * 3_000 * 2
+    assert pixels > INFLATE_LIMIT
+    head = whole[:-44] + struct.pack("<L", pixels)
+    deflater = zlib.compressobj(1, wbits=-15)
+    content = deflater.compress(head) + deflater.compress(bytes(pixels)) + deflater.flush()
+    assert station.send(content, syntax=DEFLATED).kind == "new"
+    (file,) = station.files
+    with file.open("rb") as kept:
+        check_file(kept, DEFLATED)
 
 
 def test_a_data_set_of_more_elements_than_any_image_has_is_refused(
