@@ -258,7 +258,8 @@ def _add_objects(
         kind = media_types.parse(choose(request, offered)).name
         trail.retrieved(request, name, found)
         if kind == DICOM:
-            return StreamingResponse(_file_chunks(found[0]), media_type=DICOM)
+            one = StreamingResponse(_file_chunks(found[0]), media_type=DICOM)
+            return _partial(request, one)
         parts = (
             (f"{DICOM};transfer-syntax={_transfer_syntax_of(stored)}", _file_chunks(stored))
             for stored in found

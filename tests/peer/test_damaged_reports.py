@@ -48,3 +48,16 @@ def test_what_is_not_whole_is_404_or_left_out(
         assert http.get(f"{root}/instances", params={"includefield": "all"}).status_code == 200
     assert "1 object not sent: cut off in the spool or gone" in caplog.text
     assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_the_only_whole_report_of_a_study_is_not_sent_as_all_of_it(api: Api) -> None:
+    *lost, _ = add_result(api.ledger, api.spool, StudyInstanceUID="1.2.3.77")
+    contents = [document.content for document in lost]
+    for file in list((api.spool.root / "reports").rglob("*.dcm")):
+        if file.read_bytes() in contents:
+            file.unlink()
+    study = f"{api.url}/dicom-web/studies/1.2.3.77"
+    with httpx2.Client(headers=BEARER | {"Accept": "application/dicom"}, timeout=60) as http:
+        rest = http.get(study)
+    assert rest.headers["content-type"] == "application/dicom"
+    assert rest.status_code == 206
