@@ -144,6 +144,15 @@ def test_an_identifier_is_text_whatever_the_file_calls_it(tmp_path: Path, vr: by
     assert expected == written
 
 
+def test_an_identifier_behind_its_place_is_expected_nevertheless(tmp_path: Path) -> None:
+    """Or an object without one would pass for this patient's."""
+    content = header_with(b"P-1234")
+    early = element(0x00180015, b"CS", b"CHEST ")
+    at = content.index(element(0x00100020, b"LO", b"P-1234"))
+    expected, written = identifiers(tmp_path, content[:at] + early + content[at:])
+    assert expected == written == ("P-1234", "P-1234")
+
+
 SETS = ("", "ISO_IR 13", "ISO_IR 100", "ISO_IR 192", "ISO 2022 IR 6\\ISO 2022 IR 87",
         "\\ISO 2022 IR 149", "ISO 2022 IR 13\\ISO 2022 IR 159", "GB18030", "punycode",
         "ISO_IR 192\\ISO 2022 IR 58")  # fmt: skip
