@@ -1271,6 +1271,25 @@ def test_postgresql_gets_few_messages_from_reception_to_delivery(
     assert len(sent) <= 16, [" ".join(query.split())[:60] for query in sent]
 
 
+def test_an_index_is_dropped_when_nobody_has_to_wait_for_that(postgresql: Cluster) -> None:
+    """A dump reads the table for minutes: a drop behind it would keep all others out as long."""
+    url = postgresql.fresh()
+    ((name, table),) = schema.SUPERSEDED_CONSTRAINTS.items()
+    columns = "sop_instance_uid, model, generation"
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE ({columns})")
+    ledger = Ledger.open(url)
+    with engine.begin() as dump:
+        dump.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+        dump.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '10s'")
+        assert ledger.upgrading.step() == ""
+        assert ledger.instances.receive(instance(), [route()]).kind == "new"
+    assert ledger.upgrading.step() == f"index {name} is dropped, 0 to go"
+    assert ledger.upgrading.step() == ""
+    ledger.close()
+
+
 @pytest.mark.parametrize("state", ["received", "undelivered", ""])
 def test_pages_lose_no_job_of_the_same_moment(ledger: Ledger, state: str) -> None:
     """Two models of one image, and images of one moment: a page ends between any two of them."""

@@ -14,6 +14,7 @@ import logging
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from dicom_node.base.errors import Unreachable
 from dicom_node.base.plurals import counted
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.makers import name_makers
@@ -50,6 +51,12 @@ SORTED_AT_ONCE = 500
 
 WORDS_AT_ONCE = 300
 """Instances whose words move in one transaction, or whose results get their makers: about 20 ms."""
+
+DROP_WAIT_MS = 50
+"""Milliseconds for which the drop of an index waits for those who use its table (PostgreSQL)."""
+
+_LOCK_TIMEOUT = "55P03"
+"""The code of PostgreSQL's error when that was too short."""
 
 _URGENT = ("ix_instances_number", "ix_instances_unnumbered")
 """Reception takes its next number from the first, filling finds its rows by the second."""
@@ -119,12 +126,23 @@ class Upgrading:
         if missing:
             return self._build_index(missing[0], len(missing))
         if surplus := self._surplus_indexes():
-            table = SUPERSEDED_CONSTRAINTS.get(surplus[0])
-            drop = f"ALTER TABLE {table} DROP CONSTRAINT" if table else "DROP INDEX"
-            with self._database.writing() as connection:
-                connection.execute(sa.text(f'{drop} IF EXISTS "{surplus[0]}"'))
-            return f"index {surplus[0]} is dropped, {len(surplus) - 1} to go"
+            return self._drop_index(surplus[0], len(surplus) - 1)
         return ""
+
+    def _drop_index(self, name: str, left: int) -> str:
+        """Drop an index; empty where that has to wait, as for a dump that reads its table."""
+        table = SUPERSEDED_CONSTRAINTS.get(name)
+        drop = f"ALTER TABLE {table} DROP CONSTRAINT" if table else "DROP INDEX"
+        try:
+            with self._database.writing() as connection:
+                if not self._database.is_sqlite:  # whoever comes later waits behind this
+                    connection.execute(sa.text(f"SET LOCAL lock_timeout = {DROP_WAIT_MS}"))
+                connection.execute(sa.text(f'{drop} IF EXISTS "{name}"'))
+        except Unreachable as exc:
+            if getattr(getattr(exc.__cause__, "orig", None), "sqlstate", "") != _LOCK_TIMEOUT:
+                raise
+            return ""
+        return f"index {name} is dropped, {left} to go"
 
     def _is_small(self) -> bool:
         some = sa.select(sa.literal(1)).select_from(instances).limit(SMALL + 1).subquery()
