@@ -1369,6 +1369,43 @@ def race(*acts: Callable[[int], object], rounds: int = 6) -> None:
         raise faults[0]
 
 
+def test_acts_holds_and_a_reload_wait_for_each_other_and_never_in_a_circle(
+    postgresql: Cluster,
+) -> None:
+    """A job of one destination's deliveries has others', and new ones come in between."""
+    url = postgresql.fresh()
+    ledgers = [Ledger.open(url) for _ in range(5)]
+    acting, again, waking, courier, worker = ledgers
+    names = ("b", "a", "c")
+    for n in range(20):
+        reported(worker, n, send_to=names)
+
+    def acts(n: int) -> None:
+        acting.acts.retry("1.2.4")
+        acting.acts.resend("1.2.4")
+
+    def acts_again(n: int) -> None:
+        again.acts.retry(f"1.2.3.{n}")
+        again.acts.settle("1.2.4", "sent", names[n % 3])
+
+    def sends(n: int) -> None:
+        for name in names:
+            for item in courier.deliveries.due(3, name):
+                courier.deliveries.delivered(item.id, 0)
+            courier.deliveries.hold(name, f"no answer {n}", NOW)
+
+    race(
+        acts,
+        acts_again,
+        lambda n: waking.deliveries.wake(*names),
+        sends,
+        lambda n: reported(worker, 100 + n, send_to=names),
+        rounds=8,
+    )
+    for ledger in ledgers:
+        ledger.close()
+
+
 def test_who_changes_many_deliveries_waits_for_others_and_never_in_a_circle(
     postgresql: Cluster,
 ) -> None:

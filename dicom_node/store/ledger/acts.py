@@ -25,7 +25,7 @@ from dicom_node.store.ledger.instances import (
     content_datetime,
     job_id,
 )
-from dicom_node.store.ledger.locks import lock_deliveries
+from dicom_node.store.ledger.locks import lock_deliveries, lock_destinations
 from dicom_node.store.ledger.makers import JOB_COLUMNS, OPTIONS
 from dicom_node.store.ledger.orders import order_of, split_order
 from dicom_node.store.ledger.repeats import add_route, replace_content
@@ -258,11 +258,11 @@ class Acts:
             waiting = deliveries.c.job.in_(list(rows)) & deliveries.c.state.in_(UNSENT)
             if destination:
                 waiting &= deliveries.c.destination == destination
-            lock_deliveries(connection, waiting)
-            found = connection.execute(sa.select(deliveries).where(waiting)).all()
+            mine = lock_deliveries(connection, waiting)
+            found = connection.execute(sa.select(deliveries).where(mine)).all()
             connection.execute(
                 deliveries.update()
-                .where(waiting)
+                .where(mine)
                 .values(state=state, reason=reason, ended_at=now, ask_at=0)
             )
             stage = Stage.SETTLED if is_sent else Stage.GIVEN_UP
@@ -731,11 +731,13 @@ def _hold_files(connection: Connection, ident: str) -> None:
     job or the delivery that needs it again.
     """
     uids = find_instances(connection, ident)
+    of_these = jobs.c.sop_instance_uid.in_(uids)
+    mine = deliveries.c.job.in_(sa.select(jobs.c.id).where(of_these))
+    lock_deliveries(connection, mine, with_jobs=of_these)
     # jobs before Instances, as a repetition locks them
-    _hold_jobs(connection, jobs.c.sop_instance_uid.in_(uids))
     _hold_instances(connection, instances.c.sop_instance_uid.in_(uids))
-    of_these = sa.select(jobs.c.id).where(jobs.c.sop_instance_uid.in_(uids))
-    lock_deliveries(connection, deliveries.c.job.in_(of_these))
+    names = sa.select(deliveries.c.destination).where(mine, deliveries.c.state.in_(UNSENT))
+    lock_destinations(connection, destinations.c.name.in_(names))
 
 
 def _hold_jobs(connection: Connection, which: sa.ColumnElement[bool]) -> None:

@@ -23,7 +23,7 @@ from dicom_node.store.ledger.events import (
     said_of,
 )
 from dicom_node.store.ledger.holds import names_of
-from dicom_node.store.ledger.locks import lock_deliveries
+from dicom_node.store.ledger.locks import lock_deliveries, lock_destinations
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.replaced import NOTE
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
@@ -212,25 +212,14 @@ _IS_HELD_BACK = sa.and_(
     # a row that says the same already is not written again: thousands may wait
     deliveries.c.reason != sa.bindparam("why"),
 )
-_HOLD_WAITING = (
-    deliveries.update()
-    .where(_IS_HELD_BACK)
-    .values(state=DeliveryState.RETRYING, reason=sa.bindparam("why"))
-)
+_HELD_BACK: dict[str, Any] = {"state": DeliveryState.RETRYING, "reason": sa.bindparam("why")}
 _RELEASE = destinations.update().where(_OF_DESTINATION).values(failures=0, held_until=0)
 _RESUME = (
     destinations.update()
     .where(_OF_DESTINATION)
     .values(failures=0, held_until=0, reason="", changed_at=sa.bindparam("now"))
 )
-_IS_WAITING = sa.and_(
-    deliveries.c.destination == sa.bindparam("at"), IS_UNSENT, deliveries.c.attempts == 0
-)
-_WAKE = (
-    deliveries.update()
-    .where(_IS_WAITING)
-    .values(next_at=sa.bindparam("now"), dated_at=sa.bindparam("now"))
-)
+_IS_UNTRIED = sa.and_(IS_UNSENT, deliveries.c.attempts == 0)
 _ADD = deliveries.insert()
 _CHOSEN = sa.select(deliveries.c.job, deliveries.c.sop_instance_uid).where(_THIS)
 _CHOOSE_AT_ONCE = _CHOOSE.returning(
@@ -297,13 +286,7 @@ class Deliveries:
         late, held = deliveries.c.dated_at - now, destinations.c.changed_at - now
         with self._database.writing() as connection:
             lock_deliveries(connection, _IS_AHEAD, latest)
-            connection.execute(
-                destinations.update()
-                .where(_IS_HELD_AHEAD)
-                .values(held_until=destinations.c.held_until - held, changed_at=now),
-                latest,
-            )
-            return connection.execute(
+            count = connection.execute(
                 deliveries.update()
                 .where(_IS_AHEAD)
                 .values(
@@ -315,6 +298,14 @@ class Deliveries:
                 ),
                 latest,
             ).rowcount
+            lock_destinations(connection, _IS_HELD_AHEAD, latest)
+            connection.execute(
+                destinations.update()
+                .where(_IS_HELD_AHEAD)
+                .values(held_until=destinations.c.held_until - held, changed_at=now),
+                latest,
+            )
+            return count
 
     def choose(self, delivery: int, sop_instance_uid: str) -> str:
         """Settle before an attempt which object is sent; return that which is settled.
@@ -436,20 +427,23 @@ class Deliveries:
         now = self._clock.wall()
         with self._database.writing() as connection:
             values = {"at": destination, "then": next_at, "now": now, "why": reason}
-            lock_deliveries(connection, _IS_HELD_BACK, values)
+            said = {"at": destination, "why": reason}
+            mine = lock_deliveries(connection, _IS_HELD_BACK, said)
+            connection.execute(deliveries.update().where(mine).values(_HELD_BACK), said)
             self._database.insert_new(connection, destinations, {"name": destination})
             write(connection, _HOLD, [values])
-            write(connection, _HOLD_WAITING, [values])
 
     def wake(self, *names: str) -> int:
         """Make all that waits for destinations due now: what they need may have changed."""
         now = self._clock.wall()
         with self._database.writing() as connection:
-            count = 0
+            # all of them first: behind the jobs of one destination's come no other deliveries
+            waiting = _IS_UNTRIED & deliveries.c.destination.in_(names)
+            mine = lock_deliveries(connection, waiting)
+            due = deliveries.update().where(mine).values(next_at=now, dated_at=now)
+            count = connection.execute(due).rowcount
             for name in sorted(names):
-                lock_deliveries(connection, _IS_WAITING, {"at": name})
                 change(connection, _RELEASE, {"at": name})
-                count += change(connection, _WAKE, {"at": name, "now": now})
             return count
 
     def resume(self, destination: str) -> None:

@@ -112,12 +112,7 @@ def _take_back(connection: Connection, kind: HoldKind, name: str) -> None:
 def _send_now(connection: Connection, name: str, since: float, now: float) -> None:
     """Let all be tried at once, none of it older by the time for which it was held."""
     waiting = sa.and_(IS_UNSENT, deliveries.c.destination == name)
-    lock_deliveries(connection, waiting)
-    connection.execute(
-        destinations.update()
-        .where(destinations.c.name == name)
-        .values(failures=0, held_until=0, reason="", changed_at=now)
-    )
+    waiting = lock_deliveries(connection, waiting)
     created = deliveries.c.created_at
     later = created + (now - sa.case((created > since, created), else_=since))
     connection.execute(
@@ -128,6 +123,11 @@ def _send_now(connection: Connection, name: str, since: float, now: float) -> No
             next_at=now,
             dated_at=now,
         )
+    )
+    connection.execute(
+        destinations.update()
+        .where(destinations.c.name == name)
+        .values(failures=0, held_until=0, reason="", changed_at=now)
     )
 
 
