@@ -12,6 +12,9 @@ _PLACE = frozenset({
 })  # fmt: skip
 _COUNTED = (Kind.NUMBER, Kind.LEVEL)
 _WHERE = (*NAMED, Kind.SIDE)
+_BEFORE_BONE = (
+    Kind.SIDE, Kind.ARTICLE, Kind.AGE, Kind.QUALIFIER, Kind.SEGMENT, Kind.NUMBER, Kind.LEVEL,
+)  # fmt: skip
 _SPARING = Token(Kind.NEUTRAL, "", "sparing")
 
 
@@ -63,6 +66,8 @@ def _without_contrasts(tokens: list[Token]) -> list[Token]:
 
 def _read_all_but(tokens: list[Token]) -> list[Token]:
     """Read "all left ribs but the 1st are fractured" as sparing the 1st."""
+    if tokens[:1] and tokens[0].text == "all but" and not has(tokens, Kind.FRACTURE):
+        return [Token(Kind.UNSURE, "after", "all but"), *tokens[1:]]  # "all but the 5th are intact"
     but = next((n for n, t in enumerate(tokens) if t.text == "but"), None)
     before, rest = tokens[:but], tokens[(but or 0) + 1 :]
     if not but or not has(rest, *_COUNTED, Kind.BONE):
@@ -96,18 +101,13 @@ def _find_contrast(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:
     is_turned = tokens[at].text == "rather than" or (
         tokens[at].text == "instead" and at + 1 < len(tokens) and tokens[at + 1].text == "of"
     )
-    before = tokens[:at]
-    is_no = (
-        tokens[at].text == "no"
-        and has(before[-1:], Kind.BREAK, Kind.AND)
-        and has(before, Kind.SIDE)
-        and not has(before, Kind.FRACTURE, Kind.BONE, Kind.VERB)
-    )  # "left but no right rib fractures"
+    is_no = tokens[at].text == "no" and _is_side_alone(tokens[:at])
     if tokens[at].text != "not" and not is_turned and not is_no:
         return None
     is_led = has(tokens[at + 1 : at + 2], Kind.INVOLVE)
     end = at + 1 + is_led
-    while end < len(tokens) and tokens[end].kind in _PLACE:
+    passed = _BEFORE_BONE if is_no else ()
+    while end < len(tokens) and tokens[end].kind in (*_PLACE, *passed):
         end += 1
     if has(tokens[:at], Kind.NEGATION, Kind.ABSENT):
         return None
@@ -130,6 +130,16 @@ def _find_contrast(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:
     if after and after.kind in (Kind.VERB, Kind.SEEN) and has(tokens[:at], Kind.FRACTURE):
         return None
     return at - (joins and tokens[at - 1].kind in (Kind.AND, Kind.BREAK)), end
+
+
+def _is_side_alone(before: Sequence[Token]) -> bool:
+    """Tell "left but no right rib fractures" from "effusion left but no right rib fractures"."""
+    if not has(before[-1:], Kind.BREAK, Kind.AND):
+        return False
+    end = len(before) - 1 - has(before[-2:-1], Kind.COMMA)
+    start = next((n for n in range(end) if before[n].kind is not Kind.VERB), end)
+    own = before[start:end]  # without "there is"
+    return has(own, Kind.SIDE) and all(t.kind in _BEFORE_BONE for t in own)
 
 
 # Ribs and vertebrae that are spared
@@ -223,7 +233,7 @@ _CLOSED = (
 _OTHER_THINGS = (Kind.NOUN, Kind.ABNORMALITY, Kind.DEVICE, Kind.UNKNOWN, Kind.PROPERTY)
 _SAID_OF = frozenset({
     *_WHERE, Kind.SEGMENT, Kind.ARTICLE, Kind.PREPOSITION, Kind.VERB, Kind.SEEN, Kind.INVOLVE,
-    Kind.HINT, Kind.COLON, Kind.COMMA, Kind.HEDGE,
+    Kind.HINT, Kind.COLON, Kind.COMMA, Kind.HEDGE, Kind.AND,
 })  # fmt: skip
 
 
@@ -246,7 +256,8 @@ def _parts(tokens: Sequence[Token], at: int, token: Token) -> bool:
     """Tell the joint of two statements from that of "the 5th, 6th and 7th are"."""
     after = tokens[at + 1 : at + 2]
     if token.text == "with":  # "no acute fracture with old ones"
-        return any(t.text == "ones" for t in tokens[at + 1 : at + 4])
+        near = tokens[at + 1 : at + 4]
+        return any(t.text in _ONES and (t.text == "ones" or has(near, Kind.AGE)) for t in near)
     if token.kind is Kind.AND:
         return not has(after, *NAMED)
     is_list = at > 0 and tokens[at - 1].kind in _COUNTED and has(after, *_COUNTED)
@@ -310,11 +321,22 @@ def _stands_alone(own: Sequence[Token], at: int, joint: Token | None, is_denied:
     is_placed = has(others, *_WHERE)
     if not is_denied:
         is_start = joint is None or joint.kind is Kind.BREAK or has(own, Kind.VERB)
-        return is_start and at == 0 and is_placed and own[at].text not in _SOME
+        is_meant = is_start and at == 0 and is_placed and own[at].text not in _SOME
+        return is_meant and not _is_something_else(own)
     is_listed = joint is not None and (joint.kind is Kind.AND or own[at].text in _THOSE)
     if is_listed and not has(own, Kind.VERB, Kind.SEEN, Kind.INVOLVE):
         return False
     return is_placed or (own[at].text == "ones" and has(others, Kind.AGE, Kind.QUALIFIER))
+
+
+def _is_something_else(own: Sequence[Token]) -> bool:
+    """Tell whether "that on the right is a nipple" says what else it is."""
+    return any(
+        own[n].kind is Kind.VERB
+        and after.value == "indefinite"
+        and has(own[n + 2 :], *_OTHER_THINGS)
+        for n, after in enumerate(own[1:])
+    )
 
 
 def _denies_other_side(own: Sequence[Token], said: Sequence[Token]) -> bool:
@@ -393,6 +415,10 @@ def _split_exceptions(clause: list[Token]) -> Iterator[list[Token]]:
         yield clause
         return
     comma = next((n for n in range(at, len(clause)) if clause[n].kind is Kind.COMMA), None)
+    if at == 0 and comma is None:
+        end = next((n for n in range(1, len(clause)) if clause[n].kind not in _PLACE), 0)
+        if end > 1 and clause[end].text == "there":  # "except for the 5th rib there is no fracture"
+            clause, comma = [*clause[:end], Token(Kind.COMMA, "", ","), *clause[end:]], end
     if clause[at].text in _LEAVING_OUT and _is_all_broken(clause[:at]):
         own = clause[at + 1 : comma]
         if is_bare(own):  # "ribs 2 to 5 are fractured except the 3rd"

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from worker.text.lexicon import Kind, Lexicon, LexiconRow, Token, english
@@ -74,12 +74,17 @@ def _read_answers(tokens: list[Token]) -> list[Token]:
     return [
         Token(Kind.ABSENT, "absent", "none")
         if token.text == "no"
-        and 0 < at < len(tokens) - 1
+        and at > 0
         and tokens[at - 1].kind is Kind.COLON
-        and tokens[at + 1].kind in ends
+        and (tokens[at + 1].kind in ends if at + 1 < len(tokens) else _answers_side(tokens, at))
         else token
         for at, token in enumerate(tokens)
     ]
+
+
+def _answers_side(tokens: Sequence[Token], at: int) -> bool:
+    """Tell whether a word at the end answers "(R):"."""
+    return at > 1 and tokens[at - 2].kind is Kind.SIDE
 
 
 def _cut_pieces(sentence: str, lexicon: Lexicon) -> Iterator[tuple[str, str]]:

@@ -236,6 +236,10 @@ def _is_plain_absence(phrase: Phrase, at: int) -> bool | None:
     where = (Kind.PREPOSITION, Kind.ARTICLE, Kind.SIDE)
     if tokens[at - 1].kind is Kind.COLON and rest and all(t.kind in where for t in rest):
         return True  # "fractures: none on the right"
+    answers = (*where, Kind.COLON, Kind.COMMA, Kind.ABSENT)
+    is_answer = tokens[at - 1].kind is Kind.COLON and has(rest[-1:], Kind.ABSENT)
+    if is_answer and all(t.kind in answers for t in rest):
+        return True  # "fracture (L): none, (R): none"
     if tokens[at].text == "none" and not all(
         t.kind in (Kind.SEEN, Kind.VERB, Kind.NEUTRAL, Kind.CARRIER, Kind.COMMA) for t in rest
     ):

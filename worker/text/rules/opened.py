@@ -93,9 +93,11 @@ _MAYBE = ("may", "might", "could", "can")
 def _find_possible_one(phrase: Phrase) -> Hit | None:
     """Find the "one could be present" that is said beside a denial."""
     tokens = phrase.tokens
-    if has(tokens, Kind.NOUN, Kind.DEVICE, Kind.ABNORMALITY, Kind.ASKING):
+    if has(tokens, Kind.ASKING):
         return None
     for at in phrase.places(lambda token: token.text in _ONE):
+        if has(tokens[:at], Kind.NOUN, Kind.DEVICE, Kind.ABNORMALITY):
+            return None
         near = tokens[max(0, at - 3) : at + 3]
         is_maybe = any(t.kind is Kind.HEDGE or t.text in _MAYBE for t in near)
         if is_maybe and not has(tokens[at + 1 : at + 2], Kind.NUMBER, Kind.BONE, Kind.SIDE):
