@@ -478,6 +478,26 @@ def test_a_picture_without_likeness_of_lines_is_not_taken_for_swapped(decoder, s
         assert decoder.decode(instance(picture)).shape == shape
 
 
+@pytest.mark.parametrize("period", [2, 3, 4, 7])
+@pytest.mark.parametrize("shape", [(600, 640), (512, 560), (511, 512), (700, 560)])
+def test_a_pattern_of_lines_is_not_taken_for_swapped(decoder, shape, period):
+    """Lines at 45 degrees fit to one another after a shift of columns better than without."""
+    down, across = np.mgrid[0 : shape[0], 0 : shape[1]]
+    for lines in (down + across, down - across, down + 2 * across, 2 * down + across):
+        picture = (2000 + 1500 * np.sin(2 * np.pi * lines / period + 0.3)).astype(np.uint16)
+        assert decoder.decode(instance(picture)).shape == shape
+
+
+@pytest.mark.parametrize("tilt", [1 / 3, -1 / 3])
+def test_a_grid_aslant_is_not_taken_for_swapped(decoder, tilt):
+    picture = drawn(423, 420)
+    down, across = np.mgrid[0:423, 0:420]
+    grid = 400 * np.sin(2 * np.pi * (down + tilt * across) / 2.5)
+    seen = np.clip(picture + grid, 0, 4095).astype(np.uint16)
+
+    assert decoder.decode(instance(seen)).shape == picture.shape
+
+
 SLOW = drawn(2400, 2000)
 
 

@@ -282,13 +282,19 @@ def _check_lines(pixels: npt.NDArray[Any]) -> None:
     """Refuse a picture whose Rows and Columns are swapped, which comes out sheared.
 
     Neighbouring lines of any picture are alike. Of 12 radiographs the lines of a right header
-    differed by 0.02 to 0.23 of what they differ by under a swapped one.
+    differed by 0.02 to 0.23 of what they differ by under a swapped one; of 2,782 parts of
+    radiographs, turned and cut, none under a right header was below 1.
     """
     rows, columns = pixels.shape
-    if rows == columns or max(rows, columns) > _MOST_OBLONG * min(rows, columns):
-        return  # a picture that only grows darker downwards looks the same in long lines
+    oblong = max(rows, columns) / min(rows, columns)
+    if not _LEAST_OBLONG < oblong < _MOST_OBLONG:
+        # A picture that only grows darker downwards looks the same in long lines, and lines of a
+        # grid that stand aslant may fit better after a shift by a few columns.
+        return
     flat = pixels.reshape(-1)
-    if _line_step(flat, rows) < _line_step(flat, columns) / 3:
+    step = _line_step(flat, rows)
+    # Where pixels fit to the next line far better than to their own, they are lines of a pattern.
+    if step < _line_step(flat, columns) / 3 and step > _line_step(flat, 1) / 4:
         raise Rejected(
             "undecodable",
             f"Rows ({rows}) and Columns ({columns}) seem to be swapped: the lines of the picture "
@@ -296,14 +302,15 @@ def _check_lines(pixels: npt.NDArray[Any]) -> None:
         )
 
 
-_MOST_OBLONG = 1.5
+_LEAST_OBLONG, _MOST_OBLONG = 1.03, 1.5
 _LOOKED_AT = 128  # pairs of lines
 
 
 def _line_step(flat: npt.NDArray[Any], length: int) -> float:
     """Return how much neighbouring lines of that length differ, on average."""
     lines = flat[: flat.size // length * length].reshape(-1, length)
-    at = np.unique(np.linspace(0, len(lines) - 2, _LOOKED_AT).astype(np.intp))
+    looked_at = _LOOKED_AT if length > 1 else _LOOKED_AT**2
+    at = np.unique(np.linspace(0, len(lines) - 2, looked_at).astype(np.intp))
     return float(np.abs(lines[at + 1].astype(np.int32) - lines[at]).mean())
 
 
