@@ -77,6 +77,21 @@ def test_a_start_that_works_is_waited_for(
     assert next(looks, None) is None
 
 
+def test_a_node_is_asked_nothing_before_its_worker_is_ready(
+    tmp_path: Path, started: list[SandboxNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten questions in a second are work: a start that hangs seemed to get on."""
+    asked: list[str] = []
+    monkeypatch.setattr(sandbox.scu, "echo", lambda own, _: asked.append(own))
+    node = start(WAITS, tmp_path, started)
+
+    assert not node._is_ready()
+    assert not asked
+    node.log.write_bytes(node.log.read_bytes() + b"ready: phantom\n")
+    assert node._is_ready()
+    assert asked
+
+
 def test_the_processor_time_of_children_counts(tmp_path: Path, started: list[SandboxNode]) -> None:
     busy = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WORKS!r}])"
     node = start(busy, tmp_path, started)
