@@ -416,9 +416,11 @@ def _split_exceptions(clause: list[Token]) -> Iterator[list[Token]]:
         return
     comma = next((n for n in range(at, len(clause)) if clause[n].kind is Kind.COMMA), None)
     if at == 0 and comma is None:
-        end = next((n for n in range(1, len(clause)) if clause[n].kind not in _PLACE), 0)
-        if end > 1 and clause[end].text == "there":  # "except for the 5th rib there is no fracture"
-            clause, comma = [*clause[:end], Token(Kind.COMMA, "", ","), *clause[end:]], end
+        place = next((n for n in range(1, len(clause)) if clause[n].kind not in _PLACE), 0)
+        if (
+            place > 1 and clause[place].text == "there"
+        ):  # "except for the 5th rib there is no fracture"
+            clause, comma = [*clause[:place], Token(Kind.COMMA, "", ","), *clause[place:]], place
     if clause[at].text in _LEAVING_OUT and _is_all_broken(clause[:at]):
         own = clause[at + 1 : comma]
         if is_bare(own):  # "ribs 2 to 5 are fractured except the 3rd"
