@@ -417,9 +417,7 @@ def _split_exceptions(clause: list[Token]) -> Iterator[list[Token]]:
     comma = next((n for n in range(at, len(clause)) if clause[n].kind is Kind.COMMA), None)
     if at == 0 and comma is None:
         place = next((n for n in range(1, len(clause)) if clause[n].kind not in _PLACE), 0)
-        if (
-            place > 1 and clause[place].text == "there"
-        ):  # "except for the 5th rib there is no fracture"
+        if place > 1 and clause[place].text == "there":  # "except for rib 5 there is none"
             clause, comma = [*clause[:place], Token(Kind.COMMA, "", ","), *clause[place:]], place
     if clause[at].text in _LEAVING_OUT and _is_all_broken(clause[:at]):
         own = clause[at + 1 : comma]
