@@ -159,6 +159,11 @@ def test_what_is_denied_of_a_fracture_never_makes_it_absent(fracture: str) -> No
     assert [text for text in texts if parse(text).presence is Presence.ABSENT] == []
 
 
+@pytest.mark.parametrize("answer", ["no", "none"])
+def test_answers_for_both_sides_deny_both(answer: str) -> None:
+    assert parse(f"Rib fracture (L): {answer}, (R): {answer}.").presence is Presence.ABSENT
+
+
 # Lines
 
 
