@@ -58,12 +58,12 @@ def test_a_defect_is_told_in_words_and_says_where_it_is(
     def step() -> None:
         raise OwnFault("what happened")
 
-    told = r"OwnFault at test_apart\.py:[0-9]+: what happened"
-    with StepsApart(step) as apart, pytest.raises(RuntimeError, match=told):
+    named = r"OwnFault at test_apart\.py:[0-9]+: what happened"
+    with StepsApart(step) as apart, pytest.raises(RuntimeError, match=named):
         apart.do_next()
     assert capfd.readouterr().err == ""
     monkeypatch.setenv("CHEXFRACT_TRACEBACK", "1")
-    with StepsApart(step) as apart, pytest.raises(RuntimeError, match=told):
+    with StepsApart(step) as apart, pytest.raises(RuntimeError, match=named):
         apart.do_next()
     assert 'raise OwnFault("what happened")' in capfd.readouterr().err
 

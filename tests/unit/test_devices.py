@@ -169,8 +169,8 @@ def test_a_worker_that_ends_is_started_again_and_its_neighbour_left_alone(tmp_pa
     try:
         until(lambda: starts(tmp_path, "cuda:1") >= 3)
         assert starts(tmp_path, "cuda:0") == 1
-        told = (tmp_path / "cuda:0 of").read_text()
-        monkeypatch.setenv("CHEXFRACT_WORKER_WORKER__DEVICES", told)
+        shared = (tmp_path / "cuda:0 of").read_text()
+        monkeypatch.setenv("CHEXFRACT_WORKER_WORKER__DEVICES", shared)
         table = Settings(worker={"nodes": ["http://n"]}).worker
         assert table.devices == ("cuda:0", "cuda:1"), "each knows who shares the processors with it"
         running.send_signal(signal.SIGTERM)
