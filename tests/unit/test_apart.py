@@ -108,6 +108,7 @@ def test_steps_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
 def test_a_ctrl_c_between_two_steps_ends_that_process_there(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell ignores it
     try:
         with StepsApart(lambda: None, lambda: None) as apart:
             apart.do_next()
@@ -115,6 +116,7 @@ def test_a_ctrl_c_between_two_steps_ends_that_process_there(
             with pytest.raises(Unreachable, match="was ended"):
                 apart.do_next()
     finally:
+        signal.signal(signal.SIGINT, before)
         os.write(1, b"way out\n")
     assert capfd.readouterr() == ("way out\n", "")
 
