@@ -283,6 +283,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures are written")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)  # the account that PostgreSQL runs as has to get in
         found = [bench(url, given, given.folder or Path(name)) for url in given.database]
     if given.json:
         rows = [row for table in found for row in flat(table)]

@@ -61,3 +61,7 @@ def test_growth_shows_the_largest_ledger() -> None:
     rows = [one | {"size": size, "processor_ratio": 1.0} for size in (1000, 100000)]
     (found,) = of_growth({"rows": rows})
     assert (found.name, found.size, found.median) == ("sqlite: claim", 100000, 2.0)
+
+
+def test_each_bench_of_the_page_has_a_limit_to_be_compared_with() -> None:
+    assert set(BENCHES) <= set(page.LIMITS)
