@@ -78,6 +78,8 @@ class Comparer:
             self._ledger.repeats.settle_other(likeness, "came after the first file had gone")
             return
         answer = self._compare(self._spool.path(likeness.first_file), other)
+        if likeness not in self._ledger.repeats.waiting():
+            return  # retention, a person or another node was faster: the next look sees what is
         if not (answer.is_known and answer.is_same):
             self._ledger.repeats.settle_other(likeness, answer.text)
             logger.warning("conflict sop=%s: it %s", uid, answer.text)
@@ -93,6 +95,8 @@ class Comparer:
             header = read_header(file, likeness.transfer_syntax_uid)
         routes, _ = find_routes(self._settings, header, sender)
         made = self._ledger.repeats.settle_same(likeness, routes)
+        if made is None:
+            return  # settled meanwhile: as another image it needs its file
         self._spool.remove(likeness.file)
         logger.info("duplicate sop=%s: the same pixels in another coding; jobs=%d", uid, len(made))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from ledgers import NOW, fresh, instance, on, post, reported, result, route, taken
 from listening import radiograph
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from dicom_node.base.errors import Busy, NotFound
@@ -32,8 +32,9 @@ def again(ledger: Ledger, *routes: object, reason: str = "", **changed: object) 
     return on(ledger, NOW + 1).instances.receive(instance(**changed), list(routes), reason)
 
 
-def stages(ledger: Ledger) -> list[tuple[str, str]]:
-    return [(stage.stage, stage.detail) for stage in ledger.history.trace("1.2.3.1").stages]
+def stages(ledger: Ledger, ds: Dataset | None = None) -> list[tuple[str, str]]:
+    uid = "1.2.3.1" if ds is None else str(ds.SOPInstanceUID)
+    return [(stage.stage, stage.detail) for stage in ledger.history.trace(uid).stages]
 
 
 def test_an_ignored_instance_gets_its_first_job_when_a_rule_takes_it(ledger: Ledger) -> None:
@@ -263,12 +264,12 @@ def test_a_person_ends_a_delivery(ledger: Ledger, outcome: str, state: str) -> N
 # Real files through intake and a real comparison
 
 
-def station(folder: Path, ledger: Ledger) -> tuple[Intake, Spool]:
+def station(folder: Path, ledger: Ledger, *, takes: bool = True) -> tuple[Intake, Spool]:
     peers = {
         "first": Peer(ae_title="FIRST", host="10.0.0.1", port=104),
         "second": Peer(ae_title="SECOND", host="10.0.0.2", port=104),
     }
-    rules = (Rule(name="all", allow_demonstration=True),)
+    rules = (Rule(name="all", allow_demonstration=True),) if takes else ()
     spool = Spool(folder / "spool")
     return Intake(Settings(peers=peers, rules=rules), spool, ledger), spool
 
@@ -343,6 +344,46 @@ def test_where_nothing_can_be_compared_it_is_kept_apart(tmp_path: Path, ledger: 
     )
     nobody.step()
     assert ledger.history.status().conflicts == 1
+
+
+def test_what_is_settled_during_a_comparison_stays_settled(tmp_path: Path, ledger: Ledger) -> None:
+    """A node that was stopped for long has lost its turn: another one has compared."""
+    intake, spool = station(tmp_path, ledger)
+    ds = radiograph()
+    send(intake, ds)
+    send(intake, coded(ds, tmp_path, RLELossless))
+    repeats = ledger.repeats
+
+    def late(first: Path, second: Path) -> LikenessAnswer:
+        repeats.settle_other(repeats.waiting()[0], "has other pixels")
+        return LikenessAnswer(True, is_same=True)
+
+    assert Comparer(intake.settings, spool, ledger, late).step() == 0.0
+    (conflict,) = ledger.history.trace(str(ds.SOPInstanceUID)).conflicts
+    assert spool.path(conflict.file).is_file()
+    assert "duplicate" not in [stage for stage, _ in stages(ledger, ds)]
+
+
+def test_a_first_file_that_goes_during_a_comparison_is_named(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """Found by the simulation's seed 101943."""
+    intake, spool = station(tmp_path, ledger, takes=False)
+    ds = radiograph()
+    send(intake, ds)
+    send(intake, coded(ds, tmp_path, RLELossless))
+    uid = str(ds.SOPInstanceUID)
+    first = ledger.history.trace(uid).instance.file
+
+    def removed(*_: Path) -> LikenessAnswer:
+        assert ledger.purge.forget(Purgeable("image", (uid,), first), 0.0, 0.0)
+        return LikenessAnswer(False, text="cannot be compared")
+
+    comparer = Comparer(intake.settings, spool, ledger, removed)
+    comparer.step()
+    assert ledger.history.trace(uid).conflicts == ()
+    comparer.step()
+    assert "came after the first file had gone" in stages(ledger, ds)[-1][1]
 
 
 def test_a_comparison_that_does_not_end_is_given_up(tmp_path: Path) -> None:

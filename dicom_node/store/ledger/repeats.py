@@ -234,13 +234,13 @@ class Repeats:
         rows = self._database.look(_TO_COMPARE, number=limit)
         return [Likeness(**dict(zip((*_COMPARED, "first_file"), row, strict=True))) for row in rows]
 
-    def settle_same(self, likeness: Likeness, routes: Sequence[Any]) -> tuple[str, ...]:
-        """Record that it is the same image; return the jobs that follow from it."""
+    def settle_same(self, likeness: Likeness, routes: Sequence[Any]) -> tuple[str, ...] | None:
+        """Record that it is the same image; return the jobs that follow, None if it was settled."""
         now = self._clock.wall()
         with self._database.writing() as connection:
             hold_jobs(connection, likeness.sop_instance_uid)
             if not change(connection, _IS_SAME, {"likeness": likeness.id}):
-                return ()
+                return None
             first = _first_instance(connection, likeness.sop_instance_uid)
             return self._record_duplicate(connection, first, likeness, routes, now, SAME_PIXELS)[1]
 
