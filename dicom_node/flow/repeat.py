@@ -94,10 +94,12 @@ class Comparer:
         with other.open("rb") as file:
             header = read_header(file, likeness.transfer_syntax_uid)
         routes, _ = find_routes(self._settings, header, sender)
-        made = self._ledger.repeats.settle_same(likeness, routes)
-        if made is None:
+        settled = self._ledger.repeats.settle_same(likeness, routes)
+        if settled is None:
             return  # settled meanwhile: as another image it needs its file
-        self._spool.remove(likeness.file)
+        made, kept = settled
+        if kept != likeness.file:
+            self._spool.remove(likeness.file)
         logger.info("duplicate sop=%s: the same pixels in another coding; jobs=%d", uid, len(made))
 
 

@@ -386,6 +386,46 @@ def test_a_first_file_that_goes_during_a_comparison_is_named(
     assert "came after the first file had gone" in stages(ledger, ds)[-1][1]
 
 
+def test_another_coding_takes_the_place_of_a_file_that_retention_removed(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """Found by the simulation's seed 121615: who sent it then got no report."""
+    intake, spool = station(tmp_path, ledger, takes=False)
+    ds = radiograph()
+    send(intake, ds)
+    other = coded(ds, tmp_path, RLELossless)
+    send(intake, other)
+    uid = str(ds.SOPInstanceUID)
+    same = Comparer(intake.settings, spool, ledger, lambda *_: LikenessAnswer(True, is_same=True))
+    same.step()
+    first = ledger.history.trace(uid).instance.file
+    assert ledger.purge.forget(Purgeable("image", (uid,), first), 0.0, 0.0)
+    spool.remove(first)
+    takes, _ = station(tmp_path, ledger)
+    receipt = send(takes, other, "SECOND")
+    assert (receipt.kind, len(receipt.jobs)) == ("duplicate", 1)
+    kept = ledger.history.trace(uid).instance
+    assert kept.transfer_syntax_uid == RLELossless
+    assert dcmread(spool.path(kept.file)).file_meta.TransferSyntaxUID == RLELossless
+    assert spool.digest(kept.file) == kept.sha256
+    assert send(takes, ds).kind == "duplicate", "the first coding is still known"
+    assert ledger.history.trace(uid).instance.file == kept.file
+
+
+def test_a_first_file_that_goes_while_the_likeness_is_settled_is_followed_by_the_second(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    intake, _ = station(tmp_path, ledger, takes=False)
+    ds = radiograph()
+    send(intake, ds)
+    send(intake, coded(ds, tmp_path, RLELossless))
+    uid = str(ds.SOPInstanceUID)
+    (likeness,) = ledger.repeats.waiting()
+    assert ledger.purge.forget(Purgeable("image", (uid,), likeness.first_file), 0.0, 0.0)
+    assert ledger.repeats.settle_same(likeness, []) == ((), likeness.file)
+    assert ledger.history.trace(uid).instance.file == likeness.file
+
+
 def test_a_comparison_that_does_not_end_is_given_up(tmp_path: Path) -> None:
     assert compare(tmp_path / "a", tmp_path / "b", within_s=0.01) == LikenessAnswer(
         False, text="cannot be compared on this host: no worker is installed here"

@@ -145,6 +145,7 @@ _IS_SAME = (
     .where(likenesses.c.id == sa.bindparam("likeness"), likenesses.c.state == WAITING)
     .values(state=SAME, file="")
 )
+_COMPARED_ROW = sa.select(likenesses).where(likenesses.c.id == sa.bindparam("likeness"))
 _FILE_KEY = ("sop_instance_uid", "sha256", "transfer_syntax_uid")
 
 
@@ -214,10 +215,10 @@ class Repeats:
             instance.sha256,
             instance.transfer_syntax_uid,
         ):
-            return self._record_duplicate(connection, first, instance, routes, at, SAME_BYTES)
+            return self._record_duplicate(connection, first, instance, routes, at)
         known = self._known_likeness(connection, instance)
         if known is not None and known.state == SAME:
-            return self._record_duplicate(connection, first, instance, routes, at, SAME_PIXELS)
+            return self._record_duplicate(connection, first, instance, routes, at, known)
         if known is not None:
             reason = "content that was replaced" if known.state == REPLACED else "being compared"
             self._note_sender(connection, first, instance, at, reason)
@@ -234,15 +235,27 @@ class Repeats:
         rows = self._database.look(_TO_COMPARE, number=limit)
         return [Likeness(**dict(zip((*_COMPARED, "first_file"), row, strict=True))) for row in rows]
 
-    def settle_same(self, likeness: Likeness, routes: Sequence[Any]) -> tuple[str, ...] | None:
-        """Record that it is the same image; return the jobs that follow, None if it was settled."""
+    def settle_same(
+        self, likeness: Likeness, routes: Sequence[Any]
+    ) -> tuple[tuple[str, ...], str] | None:
+        """Record that it is the same image; None where it was settled already.
+
+        Returns
+        -------
+        jobs : tuple of str
+            The jobs that follow from it.
+        file : str
+            The Instance's file: the second one where retention has removed the first meanwhile.
+        """
         now = self._clock.wall()
         with self._database.writing() as connection:
             hold_jobs(connection, likeness.sop_instance_uid)
             if not change(connection, _IS_SAME, {"likeness": likeness.id}):
                 return None
             first = _first_instance(connection, likeness.sop_instance_uid)
-            return self._record_duplicate(connection, first, likeness, routes, now, SAME_PIXELS)[1]
+            (known,) = fetch(connection, _COMPARED_ROW, {"likeness": likeness.id})
+            done = self._record_duplicate(connection, first, likeness, routes, now, known)
+            return done[1], done[2]
 
     def settle_other(self, likeness: Likeness, reason: str) -> None:
         """Record that it is another image: a conflict."""
@@ -263,14 +276,18 @@ class Repeats:
         instance: Any,
         routes: Sequence[Any],
         now: float,
-        what: str,
+        known: Row[Any] | None = None,
     ) -> tuple[ReceiptKind, tuple[str, ...], str, str]:
+        """Record that the same image came again: in the coding of `known`, or the same bytes."""
         uid, file = first.sop_instance_uid, str(first.file)
         write(connection, _RESENT, [{"uid": uid}])
-        if first.purged_at and what == SAME_BYTES:
+        if first.purged_at:
             # retention had removed the file: the new file takes its place
             file = str(instance.file)
             write(connection, _KEEP_AGAIN, [{"uid": uid, "new_file": file, "now": now}])
+            if known is not None:
+                _exchange_coding(connection, first, known)
+        what = SAME_BYTES if known is None else SAME_PIXELS
         is_other = self._note_sender(connection, first, instance, now, what)
         made = (
             self._follow_routes(connection, first, instance, routes, now, is_other) if file else ()
@@ -498,6 +515,15 @@ def _first_instance(connection: Connection, uid: str) -> Row[Any]:
     (row,) = fetch(connection, _FIRST, {"uid": uid})
     found: Row[Any] = row
     return found
+
+
+def _exchange_coding(connection: Connection, first: Row[Any], known: Row[Any]) -> None:
+    """Let the Instance have the coding that is kept now; its own stays known as the same image."""
+    coding = ("transfer_syntax_uid", "sha256", "size")
+    now, before = ({name: getattr(row, name) for name in coding} for row in (known, first))
+    is_first = instances.c.sop_instance_uid == first.sop_instance_uid
+    connection.execute(instances.update().where(is_first).values(now))
+    connection.execute(likenesses.update().where(likenesses.c.id == known.id).values(before))
 
 
 def _newest_jobs(connection: Connection, uid: str) -> Mapping[str, Row[Any]]:
