@@ -95,9 +95,7 @@ def read_source(file: Path, transfer_syntax_uid: str, order: ReportOrder) -> Res
         It cannot be read.
     """
     wanted = {**header.TAGS, _ISSUER: "issuer"}
-    # as far as the first look: in a file out of order an identifier may stand behind its place,
-    # and none that is found would let an object without one pass
-    identifiers = {_PATIENT_ID: "patient_id", _ISSUER: "issuer", max(wanted): ""}
+    identifiers = {_PATIENT_ID: "patient_id", _ISSUER: "issuer"}
     with file.open("rb") as content:
         facts = header.read_header(content, transfer_syntax_uid, wanted)
         content.seek(0)

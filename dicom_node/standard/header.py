@@ -26,6 +26,9 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 INFLATE_LIMIT = 16 * 2**20
 """Bytes of an inflated data set that are looked at: a small file may inflate without end."""
 
+INFLATE_MOST = 160 * 2**20
+"""Bytes of an inflated data set that are counted: more than a worker reads."""
+
 VALUE_LIMIT = 4096
 """Bytes of one element that are read: what rules and people look at is short."""
 
@@ -82,6 +85,16 @@ _REGISTERED = re.compile(r"ISO[ _-]{0,4}(2022)?[ _-]{0,4}IR[ _-]{0,4}([0-9]{1,4}
 """A number of the ISO registry, however it is written; ``2022`` says that escapes may follow."""
 
 _ESCAPE = re.compile(r"\x1b[\x20-\x2f]{1,4}[\x30-\x7e]")
+_OF_PIXELS = frozenset(
+    0x00280000 | number
+    for number in (0x0002, 0x0004, 0x0010, 0x0011, 0x0100, 0x0101, 0x0102, 0x0103)
+)
+"""What says how pixels are written (PS3.3 C.7.6.3): an object that has one of them has pixels."""
+_PIXELS_ELSEWHERE = 0x00287FE0
+"""Pixel Data Provider URL."""
+_PIECE = 1 << 16
+_CONTENT = 0x0040A730
+"""Content Sequence: most of a report."""
 _ITEM_TAG = b"\xfe\xff\x00\xe0"
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
@@ -103,8 +116,8 @@ def read_header(
 ) -> dict[str, str]:
     """Return the facts of a Part 10 file by the names in `tags`, as decoded, clean text.
 
-    Of a new file it is checked, too, that its pixels are as long as they say, and that nothing
-    that is wanted stands twice with different values.
+    Of a new file it is checked, too, that its pixels are there and as long as they say, and that
+    nothing that is wanted stands twice with different values.
 
     Parameters
     ----------
@@ -121,11 +134,17 @@ def read_header(
     is_cut = False
     rest = 0
     if transfer_syntax_uid == DEFLATED:
-        content, is_cut, rest = _inflate_head(file)
+        content, is_cut, rest = _inflate_head(file, INFLATE_MOST if is_new else INFLATE_LIMIT)
         source = io.BytesIO(content)
     values: dict[int, bytes] = {}
     for tag, value in _wanted_values(
-        source, transfer_syntax_uid, tags, is_new=is_new, most=MAX_ELEMENTS, rest=rest
+        source,
+        transfer_syntax_uid,
+        tags,
+        is_new=is_new,
+        is_image=is_new,
+        most=MAX_ELEMENTS,
+        rest=rest,
     ):
         if is_new and values.get(tag, value) != value:
             # Readers differ in which of the two they believe: of a study, or of a patient.
@@ -169,7 +188,7 @@ def check_whole(
     """
     rest = 0
     if transfer_syntax_uid == DEFLATED:
-        content, is_cut, rest = _inflate_head(io.BytesIO(content))
+        content, is_cut, rest = _inflate_head(io.BytesIO(content), INFLATE_MOST)
         if is_cut:
             raise NotUnderstood(CUT_OFF)
     for _ in _wanted_values(
@@ -205,19 +224,27 @@ def clean(text: str) -> str:
     return " ".join(printable.split())[:TEXT_LIMIT]
 
 
-def _inflate_head(file: IO[bytes]) -> tuple[bytes, bool, int]:
-    """Return the beginning of a deflated data set, whether it is cut off, and what may follow.
+def _inflate_head(file: IO[bytes], most: int) -> tuple[bytes, bool, int]:
+    """Return the beginning of a deflated data set, whether it is cut off, and what follows.
 
-    Nobody inflates what lies behind `INFLATE_LIMIT`, pixels of a large image as a rule: what may
-    be there at most counts as being there.
+    Behind `INFLATE_LIMIT` bytes are counted and not kept, and behind `most` nobody inflates them:
+    what may be there then counts as being there.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content, size, is_cut = bytearray(), 0, False
     try:
-        content = inflater.decompress(file.read(INFLATE_LIMIT), INFLATE_LIMIT)
+        # in small pieces: what is left of one is copied each time
+        while not (inflater.eof or is_cut) and size < most:
+            deflated = inflater.unconsumed_tail or file.read(_PIECE)
+            piece = inflater.decompress(deflated, 16 * _PIECE)
+            is_cut = not (deflated or piece)
+            size += len(piece)
+            if len(content) < INFLATE_LIMIT:
+                content += piece
     except zlib.error as exc:
         raise NotUnderstood("the deflated data set cannot be inflated") from exc
-    is_open = not inflater.eof and (len(content) >= INFLATE_LIMIT or bool(file.read(1)))
-    return content, not (inflater.eof or is_open), _UNDEFINED if is_open else 0
+    rest = size - len(content) if inflater.eof or is_cut else _UNDEFINED
+    return bytes(content), is_cut, rest
 
 
 def _wanted_values(
@@ -226,17 +253,17 @@ def _wanted_values(
     tags: Mapping[int, str],
     *,
     is_new: bool,
+    is_image: bool = False,
     most: int = MAX_ELEMENTS,
     rest: int = 0,
 ) -> Iterator[tuple[int, bytes]]:
     """Yield tag and value of the top-level elements that are wanted.
 
-    A new file is looked at up to the end of its pixels, any other up to what is wanted. `rest`
-    bytes more may follow what `file` has.
+    A new file is looked at up to the end of its pixels, any other up to their beginning, since
+    elements may stand out of order (against PS3.5 7.1). `rest` bytes more may follow what `file`
+    has.
     """
-    # elements come in order of their tags (PS3.5 7.1): behind the last that is wanted there is
-    # nothing to find
-    last = max(tags, default=0)
+    names_pixels = False
     start = file.tell()
     end = file.seek(0, os.SEEK_END) + rest if is_new else 0
     file.seek(start)
@@ -252,17 +279,26 @@ def _wanted_values(
         if element is None:
             if is_new and not rest and (at < end or len(implicit_levels) > 1):
                 raise NotUnderstood(CUT_OFF)
+            if is_image and names_pixels and not rest:
+                raise NotUnderstood(
+                    "it says how its pixels are written, and has none: it is cut off"
+                )
             return
         tag, vr, length, size = element
         at += size
+        is_top = len(implicit_levels) == 1
+        if is_new and is_top and tag in (_ITEM, _ITEM_END):
+            # pydicom takes the one for an element, and the other for the end of the data set
+            raise NotUnderstood("an item stands outside of a sequence")
         if tag in (_ITEM_END, _SEQUENCE_END):
             # a delimiter that closes nothing is passed over: the level never falls below the top
             if len(implicit_levels) > 1:
                 implicit_levels.pop()
             continue
-        is_top = len(implicit_levels) == 1
-        if is_top and tag > last and not is_new:
+        if is_top and tag == _CONTENT and not is_new:
             return
+        if is_top and is_image:
+            names_pixels = (names_pixels or tag in _OF_PIXELS) and tag != _PIXELS_ELSEWHERE
         if is_top and tag in _PIXELS:
             if is_new:
                 _check_pixels(file, formats, at, length, end)

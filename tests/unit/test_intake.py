@@ -444,6 +444,77 @@ def test_a_deflated_image_of_more_than_what_is_inflated_of_it_is_taken(station: 
         check_file(kept, DEFLATED)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.9999])
+def test_a_large_deflated_image_is_refused_wherever_it_is_cut_off(
+    station: Station, share: float
+) -> None:
+    """Also behind what is kept of it in memory while its header is read."""
+    content = large_deflated()
+    with pytest.raises(NotUnderstood, match="cut off"):
+        station.send(content[: int(share * len(content))], syntax=DEFLATED)
+    assert station.files == []
+
+
+def test_a_large_deflated_image_whose_pixels_are_too_few_is_refused(station: Station) -> None:
+    with pytest.raises(NotUnderstood, match="cut off"):
+        station.send(large_deflated(missing=1_000), syntax=DEFLATED)
+    damaged = bytearray(large_deflated())
+    damaged[-2_000:-1_000] = b"\xff" * 1_000
+    with pytest.raises(NotUnderstood):
+        station.send(bytes(damaged), syntax=DEFLATED)
+
+
+def large_deflated(missing: int = 0) -> bytes:
+    """Return a deflated image of 18 MB, of whose pixels the last `missing` bytes are not there."""
+    pixels = 3_000 * 3_000 * 2
+    assert pixels > INFLATE_LIMIT
+    long = b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<L", pixels)
+    deflater = zlib.compressobj(1, wbits=-15)
+    parts = [data_set(), long, bytes(pixels - missing)]
+    return b"".join(map(deflater.compress, parts)) + deflater.flush()
+
+
+OF_PIXELS = {0x00280010: b"\2\0", 0x00280011: b"\2\0", 0x00280100: b"\x10\0"}
+
+
+@pytest.mark.parametrize("tag", [None, *OF_PIXELS])
+def test_an_image_cut_off_before_its_pixels_is_refused(station: Station, tag: int | None) -> None:
+    """Between two elements nothing shows the cut but that the pixels are not there."""
+    content = data_set(OF_PIXELS if tag is None else {tag: OF_PIXELS[tag]})
+    with pytest.raises(NotUnderstood, match="has none: it is cut off"):
+        station.send(content)
+    assert station.files == []
+    assert station.send(data_set({**OF_PIXELS, 0x7FE00010: b"pppppppp"})).kind == "new"
+
+
+@pytest.mark.parametrize("tag", [0x7FE00008, 0x7FE00009, 0x00287FE0])
+def test_an_image_with_pixels_of_another_kind_is_whole(station: Station, tag: int) -> None:
+    assert station.send(data_set({**OF_PIXELS, tag: b"pppppppp"})).kind == "new"
+
+
+@pytest.mark.parametrize("tag", [b"\x00\xe0", b"\x0d\xe0"])
+def test_an_item_outside_of_a_sequence_is_refused(station: Station, tag: bytes) -> None:
+    """Readers differ in what they make of it: the end of the data set, or nothing."""
+    stray = b"\xfe\xff" + tag + bytes(4)
+    with pytest.raises(NotUnderstood, match="outside of a sequence"):
+        station.send(around(stray))
+    # some devices end sequences of a defined length with a delimiter
+    assert station.send(around(b"\xfe\xff\xdd\xe0" + bytes(4))).kind == "new"
+
+
+@pytest.mark.parametrize("early", [0x00400244, 0x30011010, 0x7FDF1010])
+def test_elements_out_of_order_are_read_alike_when_new_and_later(
+    station: Station, early: int
+) -> None:
+    content = element(early, b"x") + data_set({0x00100020: "P1", 0x7FE00010: b"pp"})
+    assert station.send(content).kind == "new"
+    (file,) = station.files
+    with file.open("rb") as kept:
+        new = header.read_header(kept, EXPLICIT, is_new=True)
+        assert header.read_header(kept, EXPLICIT) == new
+    assert new["patient_id"] == "P1"
+
+
 def test_a_data_set_of_more_elements_than_any_image_has_is_refused(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
