@@ -89,12 +89,18 @@ def start(level: int = logging.INFO) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # These say per request or per element what our own lines say once per stage; pydicom and
     # pynetdicom would also print values of elements, which are a patient's.
-    for name in ("pydicom", "pynetdicom", "httpx2", "httpcore2", "uvicorn.access", "kombu", "PIL"):
+    for name in ("pynetdicom", "httpx2", "httpcore2", "uvicorn.access", "kombu", "PIL"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # pydicom sets its logger to WARNING when it is imported, which is later as a rule
+    logging.getLogger("pydicom").addFilter(_is_error)
     # a traceback for each connection that a server of the ledger has closed; ours is one line
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     for name in ("alembic", "celery", "transformers", "highdicom"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 class Sparse:

@@ -4,9 +4,12 @@ import json
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.misc import warn_and_log
 
 from dicom_node.base import logs
 from dicom_node.cli import main
@@ -93,3 +96,17 @@ def test_follow_goes_on_when_a_file_is_put_aside(config: Path) -> None:
 def test_a_full_disk_costs_lines_and_no_work(tmp_path: Path) -> None:
     handler = logs.LogFile(tmp_path / "missing" / "x.jsonl")
     handler.handle(logging.makeLogRecord({"msg": "lost", "levelno": 20}))
+
+
+def test_values_that_pydicom_quotes_stay_out_of_the_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its logger gets its level back when it is imported, which may be after ours was set."""
+    logs.start()
+    pydicom.config.debug(False, False)  # as at its import
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warn_and_log("Invalid value for VR DA: 'DOE^JANE'")
+    assert "DOE" not in capsys.readouterr().err
+    logging.getLogger("pydicom").error("what ends the reading")
+    assert "what ends the reading" in capsys.readouterr().err
