@@ -322,8 +322,19 @@ class Reception(DIMSEServiceProvider):
         with self._lock:
             unfinished, self._open = self._open, set()
             self._is_closed = True
+        if unfinished:
+            self.note_loss()
         for data_set in unfinished:
             data_set.discard()
+
+    def note_loss(self) -> None:
+        """Write down that an association ended in the middle of an Instance: nothing of it is kept.
+
+        Where this side ended it, that has its own line.
+        """
+        reason = "its association ended before the data set did"
+        note = self._refusals.note
+        note("lost an Instance of", refusal(self.assoc, reason), self.assoc, is_counted=False)
 
     def _run_thread(self, run: Callable[[], None]) -> None:
         """Run one of pynetdicom's threads; one that gives up neither closes its socket nor says so.

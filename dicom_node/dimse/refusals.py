@@ -62,13 +62,17 @@ class Refusals:
         self._stop = threading.Event()
         self._writer: threading.Thread | None = None
 
-    def note(self, verb: str, refusal: Refusal, of: object | None = None) -> None:
+    def note(
+        self, verb: str, refusal: Refusal, of: object | None = None, *, is_counted: bool = True
+    ) -> None:
         """Write the line ``VERB WHO: REASON`` and count it.
 
         Parameters
         ----------
         of : object, optional
             The association: its end is one line, however many notice.
+        is_counted : bool
+            False for what its peer ended by itself.
         """
         with self._lock:
             if of is not None:
@@ -76,7 +80,8 @@ class Refusals:
                     return
                 self._noted.add(of)
             lines = self._lines_of(refusal.address)
-            self._count_refusal(refusal)
+            if is_counted:
+                self._count_refusal(refusal)
         lines.warning("%s %s: %s", verb, refusal.who, refusal.reason)
 
     def is_told(self, of: object) -> bool:

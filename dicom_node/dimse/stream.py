@@ -180,7 +180,13 @@ class Stream:
         """Receive one data set and answer; False when something else came before its end."""
         data_set = self._reception.open(request.accepted, request.fault)
         with self._reception.serving(data_set):
-            if not self._receive_data_set(data_set):
+            try:
+                is_whole = self._receive_data_set(data_set)
+            except OSError:
+                self._reception.note_loss()
+                raise
+            if not is_whole:
+                self._reception.note_loss()
                 return False
             status, comment = self._answer(self._assoc, request, data_set)
         self._inlet.answer(response(request, status, comment))

@@ -26,7 +26,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from dicom_node.base.errors import ConfigurationError, Unreachable
-from dicom_node.dimse import acceptor, patches
+from dicom_node.dimse import acceptor, patches, stream
 from dicom_node.dimse.reception import Inlet
 from dicom_node.dimse.scp import Listener
 
@@ -408,6 +408,35 @@ def test_a_sender_that_goes_away_leaves_nothing(node: Node) -> None:
             peer.sendall(p_data(pdv(0, bytes(10_000))))
         assert _until(lambda: len(node.unfinished) == 1)
     assert _until(lambda: node.unfinished == [])
+
+
+A_RELEASE, AN_ABORT = (struct.pack(">BxL4x", kind, 4) for kind in (5, 7))
+
+
+@pytest.mark.parametrize("end", [b"", A_RELEASE, AN_ABORT], ids=["closed", "released", "aborted"])
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_an_instance_that_ends_before_its_end_leaves_one_line(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    end: bytes,
+    is_streamed: bool,
+) -> None:
+    monkeypatch.setattr(stream, "is_known", lambda: is_streamed)
+    with listening(tmp_path) as node:
+        with raw(node) as peer:
+            peer.sendall(p_data(pdv(3, command("1.2.3.7"))) + p_data(pdv(0, bytes(10_000))))
+            assert _until(lambda: len(node.unfinished) == 1)
+            peer.sendall(end)
+            if end:
+                assert is_closed(peer, 30)
+        assert _until(lambda: node.unfinished == [])
+        assert _until(lambda: any("lost an Instance" in line for line in caplog.messages))
+        # it is no caller that was refused
+        assert node.listener._refusals._counts == {}
+    lines = [record for record in caplog.records if record.levelname == "WARNING"]
+    (line,) = [record.getMessage() for record in lines]
+    assert line.startswith("lost an Instance of MODALITY@127.0.0.1: ")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
