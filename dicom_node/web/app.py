@@ -451,6 +451,9 @@ def _answer_malformed(request: Request, exc: Exception) -> Response:
     """Say which fields of a body are wrong, and nothing of what stood in them."""
     if not isinstance(exc, RequestValidationError):
         raise HTTPException(500)
+    if request.method in ("GET", "HEAD") and any(e["loc"][:1] == ("path",) for e in exc.errors()):
+        # an address that can be nobody's is an unknown one, for people on a page, too
+        return _error_response(request, 404, "nothing is known by this name")
     return JSONResponse({"detail": jobs.faults(exc.errors())}, 422)
 
 

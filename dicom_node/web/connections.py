@@ -41,6 +41,8 @@ _OTHER_FILES = 256
 """Files that are open beside connections: ledger, spool, standard output."""
 
 _lines = Sparse(logging.getLogger(__name__))
+_uvicorn = logging.getLogger("uvicorn.error.connection")
+_uvicorn.setLevel(logging.ERROR)
 
 
 class Gate:
@@ -178,6 +180,8 @@ class Connection(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, {**app_state, "connection": self}, _loop)
         self.conn = _Parser(h11.SERVER, MAX_HEAD)
+        # its lines name nobody, have no end, and advise to install what is left out on purpose
+        self.logger = _uvicorn
         self._is_over = False
         """Whether all that still comes is the rest of a body that nobody wants."""
         self.address = ""
@@ -211,6 +215,11 @@ class Connection(H11Protocol):
             self._lines, self._tail = 0, b""
         if self._is_wanted or not cycle.more_body:
             self.gate.work(self)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP/1.1, and say whose it was."""
+        _lines.warning("refused a request of %s: it is not valid HTTP/1.1", self.address)
+        super().send_400_response(msg)
 
     def want_body(self) -> None:
         """Note that the application reads the body, so that its deadlines hold from here on."""

@@ -176,6 +176,10 @@ def test_an_image_that_nobody_knows_is_a_page_that_says_so(http: httpx2.Client) 
     assert answer.status_code == 404
     assert "nothing is known" in answer.text
     assert http.get("/images/..%2f..").status_code == 404
+    for name in ("%00", "1" * 65, "abc", "1.2%0a"):
+        answer = http.get(f"/images/{name}", headers={"Accept": "text/html"})
+        assert answer.status_code == 404
+        assert answer.headers["content-type"].startswith("text/html")
 
 
 def test_acts_do_what_they_say(api: Api, http: httpx2.Client) -> None:

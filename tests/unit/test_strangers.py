@@ -13,6 +13,7 @@ import pytest
 from serving import SECRET, Api, serving
 from stations import wait_for
 
+from dicom_node.base.logs import Sparse
 from dicom_node.web import connections, guard
 from dicom_node.web.connections import Gate
 from tests.bench.strangers import ask, strangers
@@ -43,6 +44,32 @@ def test_two_hundred_connections_of_a_stranger_keep_nobody_waiting(api: Api, kin
         # The bench asks for longer; a busy machine may not fail this test.
         assert sorted(answers.seconds)[len(answers.seconds) // 2] <= 1, (name, answers)
         assert max(answers.seconds) < 4, (name, answers)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x00\xa5 a hello of TLS\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    ],
+)
+def test_what_is_not_http_is_400_and_a_line_that_names_the_caller(
+    api: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connections, "_lines", Sparse(connections._lines._logger))
+    assert raw(api, sent).startswith(b"HTTP/1.1 400 ")
+    assert caplog.messages == ["refused a request of 127.0.0.1: it is not valid HTTP/1.1"]
+
+
+def test_an_upgrade_that_nobody_offers_leaves_no_advice_to_install_something(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = (
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
+    )
+    assert raw(api, head + b"\r\n").startswith(b"HTTP/1.1 200 ")
+    assert caplog.messages == []
 
 
 FORM = b"Content-Type: application/x-www-form-urlencoded\r\n"
