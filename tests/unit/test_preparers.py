@@ -21,14 +21,14 @@ import pytest
 import reports
 from pydicom.dataset import Dataset
 
-from dicom_node.base.errors import ConfigurationError, OutOfResources
+from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.base.job import JudgedReport, ReportOrder
 from worker.image.decode import Decoder
 from worker.image.pixels import Radiograph
 from worker.models import Description, ModelInfo, Region, Unexplained
 from worker.phantom.draw import instance
 from worker.pipeline import Case, Conclusion, Pipeline
-from worker.service.preparers import Preparers, _Process
+from worker.service.preparers import Preparers, _Hung, _Process
 from worker.service.start import invented_instance
 from worker.settings import Pixels, Settings
 
@@ -285,6 +285,52 @@ def test_a_death_costs_one_repetition_and_a_second_one_blames_its_image(
         made.close()
 
 
+def test_a_process_that_ends_at_its_start_blames_no_image(
+    monkeypatch: pytest.MonkeyPatch, options: Pixels
+) -> None:
+    made = begun(1, options)
+    try:
+        (first,) = made._all
+        first.kill()
+        begin = _Process.begin
+
+        def killed(process: _Process, *args: Any) -> None:
+            os.killpg(process._process.pid, signal.SIGKILL)
+            begin(process, *args)
+
+        monkeypatch.setattr(_Process, "begin", killed)
+        with pytest.raises(Unreachable, match=r"ended \(Killed\) at its start"):
+            made.make_picture(Case(), b"")
+        monkeypatch.undo()
+        made.make_picture(Case(), drawing())
+    finally:
+        made.close()
+
+
+def test_a_long_request_to_a_process_that_has_stopped_ends_in_time(preparers: Preparers) -> None:
+    """A pipe holds 64 KiB: a write that waits for its reader would wait for ever."""
+    process = preparers._start()
+    try:
+        process._read_answer(time.monotonic() + PATIENCE_S)
+        os.killpg(process._process.pid, signal.SIGSTOP)
+        with pytest.raises(_Hung, match="took no request in time"):
+            process.ask({"do": "picture", "judged": "x" * 1_000_000}, [b""], 0.2)
+        assert not process.is_alive
+    finally:
+        preparers._drop(process)
+
+
+def test_a_long_request_arrives_whole(pipelines: tuple[Pipeline, Pipeline]) -> None:
+    here, elsewhere = pipelines
+    content, text = drawing(), "No fracture of the left seventh rib. " * 20_000
+    built = []
+    for pipeline in (here, elsewhere):
+        case = pipeline.prepare(content)
+        case.description = Description(text, 9, "stop", 0.25)
+        built.append([d.content for d in pipeline.build(case, ORDER).documents])
+    assert built[0] == built[1]
+
+
 def test_reports_come_before_pictures(preparers: Preparers) -> None:
     order: list[str] = []
     held = preparers._take(is_report=False)
@@ -341,7 +387,7 @@ def test_a_closed_worker_lets_nobody_wait(options: Pixels) -> None:
     def ask() -> None:
         try:
             made.make_picture(Case(), b"")
-        except OutOfResources as exc:
+        except Unreachable as exc:
             raised.append(exc)
 
     asked = threading.Thread(target=ask)

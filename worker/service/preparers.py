@@ -24,7 +24,7 @@ import numpy as np
 
 from dicom_node.base import errors
 from dicom_node.base.confine import child_environment, python_command
-from dicom_node.base.errors import ChexFractError, OutOfResources
+from dicom_node.base.errors import ChexFractError, OutOfResources, Unreachable
 from dicom_node.base.job import Reason, ReportOrder, Result
 from dicom_node.base.plurals import counted
 from worker.image.decode import shared_memory
@@ -90,7 +90,7 @@ class Preparers:
 
         Raises
         ------
-        OutOfResources
+        OutOfResources, Unreachable
             One of them does not start.
         """
         request = {
@@ -216,7 +216,7 @@ class Preparers:
                 mine.wait()
             self._reports -= is_report
             if not self._is_open:
-                raise OutOfResources("the worker is ending")
+                raise Unreachable("the worker is ending")
             # The last that was given back: its memory and caches are warm.
             process = self._idle.pop()
             if self._idle:
@@ -245,7 +245,7 @@ class Preparers:
             if process is not None:
                 self._begin(process)
                 return process
-        except OutOfResources as exc:
+        except (OutOfResources, Unreachable) as exc:
             logger.warning("%s; another is started", exc)
         return self._started_again(process)
 
@@ -310,14 +310,14 @@ class _Process:
 
         Raises
         ------
-        OutOfResources
-            It does not start.
+        Unreachable
+            It does not start: nobody's image is to blame for that.
         """
         try:
             self._read_answer(time.monotonic() + STARTS_WITHIN_S)
             answer, _ = self.ask(request, [rehearsal], STARTS_WITHIN_S)
         except _Died as exc:
-            raise OutOfResources(f"a preparing process {exc} at its start") from exc
+            raise Unreachable(f"a preparing process {exc} at its start") from exc
         if answer["kind"] == "failed":
             raise _error_of(answer)
 
@@ -337,19 +337,33 @@ class _Process:
         sizes = self._shared.put(parts)
         text = json.dumps(request | {"sizes": sizes}).encode()
         stream = self._process.stdin
+        until = time.monotonic() + seconds
         try:
             if stream is None:
                 raise _Died("was ended")
-            stream.write(HEAD.pack(len(text), len(self._shared)) + text)
-            stream.flush()
+            self._write_bytes(
+                stream.fileno(), HEAD.pack(len(text), len(self._shared)) + text, until
+            )
         except (OSError, ValueError) as exc:  # it has ended
             raise self._explain_death() from exc
         try:
-            answer = self._read_answer(time.monotonic() + seconds)
+            answer = self._read_answer(until)
             return answer, self._shared.take(answer["sizes"])
         except (KeyError, TypeError, ValueError) as exc:
             self.kill()
             raise _Died("wrote something else than an answer") from exc
+
+    def _write_bytes(self, descriptor: int, content: bytes, until: float) -> None:
+        """Write a request, also where it is more than the pipe holds and nobody reads it."""
+        os.set_blocking(descriptor, False)
+        room = select.poll()
+        room.register(descriptor, select.POLLOUT)
+        rest = memoryview(content)
+        while rest:
+            if not room.poll(1000 * max(until - time.monotonic(), 0.0)):
+                self.kill()
+                raise _Hung("took no request in time and was ended")
+            rest = rest[os.write(descriptor, rest) :]
 
     def _read_answer(self, until: float) -> dict[str, Any]:
         length, size = HEAD.unpack(self._read_bytes(HEAD.size, until))
