@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node.base.command import EXIT_CODES, FAILED, OK, USAGE, CommandParser, run
 from dicom_node.base.command import add as _add
-from dicom_node.base.errors import ConfigurationError, NotUnderstood
+from dicom_node.base.errors import ConfigurationError, NotUnderstood, Unreachable
 from dicom_node.base.plurals import counted
 from dicom_node.base.version import __version__
 
@@ -346,7 +346,10 @@ def _run_worker(options: argparse.Namespace) -> int:
     check_nodes(settings.worker, secret)
     from dicom_node.flow import broker
 
-    broker.ping(settings.worker.broker, files=settings.worker.broker_files)
+    try:
+        broker.ping(settings.worker.broker, files=settings.worker.broker_files)
+    except Unreachable as exc:
+        raise Unreachable(f"{exc}; {broker.worker_advice(exc)}") from exc
     from worker.service import devices
 
     several = devices.parse_devices(options.devices) if options.devices else []

@@ -325,8 +325,7 @@ def _check_broker(settings: Settings) -> Iterator[Check]:
     try:
         broker.ping(settings.worker.broker, files=settings.worker.broker_files)
     except Unreachable as exc:
-        advice = "start Redis, or correct worker.broker; serve --with-worker passes it by itself"
-        yield failed("broker", str(exc), advice, exc.exit_code)
+        yield failed("broker", str(exc), broker.worker_advice(exc), exc.exit_code)
         return
     yield passed("broker", f"{broker.redacted(settings.worker.broker)} answers")
 

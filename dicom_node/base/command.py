@@ -47,6 +47,23 @@ class CommandParser(argparse.ArgumentParser):
             message = f"{found[1]!r} is not a command; {advice}"
         super().error(message)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and name the nearest option of the command where one is not known."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self._refuse_words(getattr(options, "parser", self), unknown)
+        return options
+
+    def _refuse_words(self, command: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
+        """End by the usage of the command that was meant, not by that of the program."""
+        import difflib
+
+        near = difflib.get_close_matches(
+            unknown[0].partition("=")[0], command._option_string_actions
+        )
+        advice = f"; did you mean {near[0]}?" if near and unknown[0].startswith("-") else ""
+        command.error(f"{' '.join(unknown)!r} is not understood{advice}")
+
 
 def add(commands: Any, name: str, what: str, act: Act) -> argparse.ArgumentParser:
     """Add the command `name` that does `act`; one without `what` stays out of the list."""
@@ -56,7 +73,7 @@ def add(commands: Any, name: str, what: str, act: Act) -> argparse.ArgumentParse
     )
     lines = "".join(f"  {line}\n" for line in EXAMPLES.get(command.prog, ()))
     command.epilog = f"{'Examples:' if lines else ''}\n{lines}\n{EXIT_CODES}".strip()
-    command.set_defaults(act=act)
+    command.set_defaults(act=act, parser=command)
     return command
 
 
@@ -75,7 +92,8 @@ def run(commands: argparse.ArgumentParser, arguments: Sequence[str] | None) -> i
     try:
         return int(options.act(options))
     except ChexFractError as exc:
-        print(f"{commands.prog}: {exc}", file=sys.stderr)
+        for line in getattr(exc, "faults", ()) or (exc,):
+            print(f"{commands.prog}: {line}", file=sys.stderr)
         return exc.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import ClassVar
 
@@ -33,9 +34,21 @@ class ChexFractError(Exception):
 
 
 class ConfigurationError(ChexFractError):
-    """A configuration file, key or flag is wrong."""
+    """A configuration file, key or flag is wrong.
+
+    Parameters
+    ----------
+    what : str
+        All that is wrong, in one line.
+    faults : sequence of str
+        Where there are several: each in a line of its own.
+    """
 
     exit_code = os.EX_CONFIG if hasattr(os, "EX_CONFIG") else 78
+
+    def __init__(self, what: str = "", faults: Sequence[str] = ()) -> None:
+        super().__init__(what)
+        self.faults = tuple(faults)
 
 
 class Transient(ChexFractError):

@@ -97,7 +97,10 @@ def settings(
     try:
         return model(**content)
     except ValidationError as exc:
-        raise ConfigurationError(f"{where}: {explain(exc, model, content)}") from exc
+        faults = list_faults(exc, model, content)
+        raise ConfigurationError(
+            f"{where}: {'; '.join(faults)}", [f"{where}: {fault}" for fault in faults]
+        ) from exc
 
 
 def explain(
@@ -106,7 +109,17 @@ def explain(
     content: Mapping[str, Any] | None = None,
     under: str = "",
 ) -> str:
-    """Return every fault as ``key.path: what is wrong, what to write``, in one line.
+    """Return the faults of `list_faults` in one line."""
+    return "; ".join(list_faults(error, model, content, under))
+
+
+def list_faults(
+    error: ValidationError,
+    model: type[BaseModel],
+    content: Mapping[str, Any] | None = None,
+    under: str = "",
+) -> list[str]:
+    """Return each fault as ``key.path: what is wrong, what to write``.
 
     Parameters
     ----------
@@ -126,7 +139,7 @@ def explain(
         what = _fault_text(fault, model, loc)
         where += _set_by(model, loc)
         faults.append(f"{where}: {what}" if where else what)
-    return "; ".join(dict.fromkeys(faults))
+    return list(dict.fromkeys(faults))
 
 
 def wording_of(annotation: Any) -> str:
@@ -310,7 +323,7 @@ def _syntax_fault(message: str, text: str) -> str:
             return f"line {number}: the table [{table[1]}] stands twice{at}; put its keys together"
     elif "overwrite" in what or "twice" in what:
         return f"line {number}: {key} stands twice; keep one"
-    if "nclosed array" in what:
+    if "nclosed array" in what or ("Invalid value" in what and not line):
         # what follows the line that lacks the end is where the fault is found
         opened = [at for at, text in enumerate(lines[:number], 1) if _OPEN_LIST.match(text)]
         number = opened[-1] if opened else number

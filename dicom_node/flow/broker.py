@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -360,9 +361,47 @@ def _silent_broker(url: str, exc: BaseException) -> Unreachable:
         answer = "refuses"  # it is there: a password, a user's rights, memory that is full
     elif found := _certificate_fault(exc):
         answer, why = "has a certificate that is not trusted", found
+    # redis-py names the address once more, between a number and what is wrong
+    if found := re.fullmatch(r"Error -?\d+ (?:while )?connecting to \S+?\. (.+?)\.?", why):
+        why = found[1]
     if password := urlsplit(url.split(";")[0]).password:
         why = why.replace(password, "***")
     return Unreachable(f"{redacted(url)} {answer}: {why}")
+
+
+def _broker_advice(fault: Unreachable, key: str, authority: str, instead: str) -> str:
+    """Return what to do about a broker that gives no answer or refuses.
+
+    Parameters
+    ----------
+    fault : Unreachable
+        What `ping` or `facts` raised.
+    key : str
+        The setting that names the broker.
+    authority : str
+        The setting that names who vouches for it.
+    instead : str
+        What else would help, as an order.
+    """
+    what = str(fault)
+    if " refuses: " in what:
+        return f"correct user and password in {key}, or what that user may do there"
+    if " not trusted: " in what:
+        return f"name its authority as {authority}, or renew its certificate"
+    if what.startswith("rediss:"):
+        return f"start Redis, correct {key} (rediss:// only where it takes TLS), or {instead}"
+    return f"start Redis, correct {key}, or {instead}"
+
+
+def node_advice(fault: Unreachable) -> str:
+    """Return what to do in node.toml about a broker that gives no answer or refuses."""
+    return _broker_advice(fault, "broker.url", "broker.ca", 'write broker.url = "embedded"')
+
+
+def worker_advice(fault: Unreachable) -> str:
+    """Return what to do in worker.toml about a broker that gives no answer or refuses."""
+    instead = "let serve --with-worker start this worker"
+    return _broker_advice(fault, "worker.broker", "worker.broker_ca", instead)
 
 
 def _certificate_fault(exc: BaseException | None) -> str:

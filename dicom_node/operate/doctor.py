@@ -39,18 +39,18 @@ def doctor(config: Path, *, worker_config: Path | None = None, as_json: bool = F
     settings = None
     try:
         settings = load(config)
-        checks = [*_config_checks(config, settings), *together(_all_looks(settings))]
+        checks = [*_config_checks(config, settings), *together(_all_looks(settings, config))]
     except ConfigurationError as exc:
         advice = f"correct {config}" if config.exists() else "chexfract-node init writes one"
         checks = [failed("config", str(exc), advice, exc.exit_code)]
         # A node that runs goes on with what it accepted: so does the look at all the rest.
         settings = in_force.beside_broken_file(config)
-        checks += together(_all_looks(settings)) if settings else machine.python()
+        checks += together(_all_looks(settings, config)) if settings else machine.python()
     checks += surroundings.worker(settings, worker, asked)
     return show(checks, as_json=as_json, config=str(config))
 
 
-def _all_looks(settings: Settings) -> list[tuple[str, Look]]:
+def _all_looks(settings: Settings, config: Path) -> list[tuple[str, Look]]:
     looks: list[tuple[str, Look]] = [
         ("python", machine.python),
         ("ports", lambda: machine.ports(settings)),
@@ -63,7 +63,7 @@ def _all_looks(settings: Settings) -> list[tuple[str, Look]]:
         ("tls", lambda: machine.tls(settings)),
         ("ledger", lambda: surroundings.ledger(settings)),
         ("broker", lambda: surroundings.broker(settings)),
-        ("web", lambda: surroundings.web(settings)),
+        ("web", lambda: surroundings.web(settings, config)),
         ("users", lambda: people.users(settings)),
         ("notify", lambda: people.notify(settings)),
         ("audit", lambda: people.audit(settings)),

@@ -129,12 +129,7 @@ def broker(settings: Settings) -> Iterator[Check]:
     try:
         facts = doorbell.facts(url, files=doorbell.files_of(settings.broker))
     except Unreachable as exc:
-        advice = 'start Redis, correct broker.url, or take broker.url = "embedded"'
-        if " refuses: " in str(exc):
-            advice = "correct user and password in broker.url, or what that user may do there"
-        elif " not trusted: " in str(exc):
-            advice = "name its authority as broker.ca, or renew its certificate"
-        yield failed("broker", str(exc), advice, _UNREACHABLE)
+        yield failed("broker", str(exc), doorbell.node_advice(exc), _UNREACHABLE)
         return
     if doorbell.is_unverified(url):
         what = f"{where}: its certificate is not verified, so anybody may be it"
@@ -178,7 +173,7 @@ def _version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts if part.isdigit())
 
 
-def web(settings: Settings) -> Iterator[Check]:
+def web(settings: Settings, config: Path) -> Iterator[Check]:
     """Look whether workers will find this node under ``web.url``."""
     address = urlsplit(settings.web.url)
     url = settings.web.url.rstrip("/")
@@ -195,7 +190,7 @@ def web(settings: Settings) -> Iterator[Check]:
         yield warned("web", what, "set web.url to an address that they reach, and web.host to it")
     yield from _open_jobs(settings)
     if not is_running(settings.node.data_dir):
-        yield warned("node", "it is not running", "chexfract-node serve --config …")
+        yield warned("node", "it is not running", f"chexfract-node serve --config {config}")
         return
     yield _health_check(url, settings.web.certificate)
 

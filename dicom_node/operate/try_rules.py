@@ -52,5 +52,5 @@ def _facts_of_file(settings: Settings, path: Path) -> dict[str, str]:
     except OSError as exc:
         raise NotUnderstood(f"{path}: {exc.strerror}") from exc
     except UNREADABLE as exc:
-        raise NotUnderstood(f"{path}: no DICOM file") from exc
+        raise NotUnderstood(f"{path}: not a DICOM file") from exc
     return routing.facts(settings, header)

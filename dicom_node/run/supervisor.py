@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dicom_node import in_force
 from dicom_node.base import logs
 from dicom_node.base.confine import python_command
-from dicom_node.base.errors import ConfigurationError
+from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.base.plurals import counted
 from dicom_node.base.service_manager import READY, STOPPING, Watchdog, notify
 from dicom_node.credentials import read_credentials
@@ -457,8 +457,12 @@ def _check_surroundings(settings: Settings) -> None:
     require_whole(settings.node.data_dir)
     require_ledger(settings.ledger_url, settings.spool_dir)
     Ledger.upgrade(settings.ledger_url)
-    if not _is_embedded(settings):
+    if _is_embedded(settings):
+        return
+    try:
         broker.ping(settings.broker.url, files=broker.files_of(settings.broker))
+    except Unreachable as exc:
+        raise Unreachable(f"{exc}; {broker.node_advice(exc)}") from exc
 
 
 def _begin_use(config: Path, settings: Settings) -> None:
@@ -571,6 +575,14 @@ def _log_folder(settings: Settings) -> Path:
     return folder
 
 
+def _read_holder(path: Path) -> str:
+    """Return the process of the node that holds the data folder."""
+    try:
+        return str(int(json.loads(path.read_text(encoding="utf-8"))["pid"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"  # it has the lock and has not written its number yet
+
+
 @contextlib.contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     """Hold the data folder: two supervisors on one spool would restart each other's work."""
@@ -587,6 +599,8 @@ def _only_one(settings: Settings) -> Iterator[None]:
         except BlockingIOError as exc:
             raise ConfigurationError(
                 f"node.data_dir: {settings.node.data_dir} is in use by another node"
+                f" (process {_read_holder(path)}): stop that one, or give this one a folder of "
+                "its own"
             ) from exc
         # only now: until the lock is held it names the node that runs
         file.truncate(0)

@@ -89,7 +89,9 @@ def _runs(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("number", "preparers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("number", "preparers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0), (signal.SIGHUP, 0)]
+)
 def test_an_idle_worker_ends_within_a_second_and_leaves_no_child(
     tmp_path: Path, redis: str, number: signal.Signals, preparers: int
 ) -> None:
@@ -105,4 +107,5 @@ def test_an_idle_worker_ends_within_a_second_and_leaves_no_child(
     finally:
         worker.kill()
         worker.wait(10)
-    assert "Traceback" not in (tmp_path / "worker.log").read_text()
+    lines = (tmp_path / "worker.log").read_text().splitlines()
+    assert [line for line in lines if not line.startswith('{"time": ')] == []

@@ -47,6 +47,8 @@ def test_help_says_what_everything_is(prog: str) -> None:
     [
         (["stats"], "'stats' is not a command; did you mean status?"),
         (["config", "shw"], "'shw' is not a command; did you mean show?"),
+        (["status", "--confg", "x"], "'--confg x' is not understood; did you mean --config?"),
+        (["peer", "list", "more"], "chexfract-node peer list: error: 'more' is not understood"),
         (["xyz"], "'xyz' is not a command; known: demo, serve,"),
     ],
 )

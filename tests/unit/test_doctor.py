@@ -282,7 +282,7 @@ def test_a_worker_that_was_at_work_is_told_with_its_last_claim(tmp_path: Path) -
 
 def test_a_url_that_leads_workers_elsewhere_is_named(tmp_path: Path) -> None:
     web = {"port": 8090, "url": "http://127.0.0.1:8080"}
-    check = only(surroundings.web(settings_of(tmp_path, web=web)))
+    check = only(surroundings.web(settings_of(tmp_path, web=web), Path("node.toml")))
     assert (check.verdict, check.exit_code) == ("fail", 78)
     assert 'web.url = "http://127.0.0.1:8090"' in check.advice
 

@@ -164,7 +164,7 @@ def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
             [sys.executable, "-c", code], capture_output=True, check=False, text=True
         )
         first.kill()
-    assert "is in use by another node" in second.stderr
+    assert f"is in use by another node (process {first.pid}): stop that one" in second.stderr
 
 
 def test_each_role_keeps_its_lines_in_a_file_of_its_own(tmp_path: Path) -> None:

@@ -241,7 +241,10 @@ def _find_files(name: str, settings: Settings) -> tuple[checkpoint.Checkpoint, s
         return found, str(options.get("manifest", "")), str(options.get("manifest_sha256", ""))
     if Path(name).is_dir():
         return checkpoint.find(name, name), "", ""
-    raise NotFound(f"no table [models.{name}] and no folder of that name")
+    raise NotFound(
+        f"no table [models.{name}] in the configuration, and no folder of that name; "
+        "--config names another file"
+    )
 
 
 def accept(name: str, by: str, settings: Settings | None = None, *, as_json: bool = False) -> int:

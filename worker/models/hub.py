@@ -189,7 +189,11 @@ class Hub:
                     url = urljoin(url, answer.headers.get("location", ""))
                     self._want_encrypted(url)
         except (httpx.RequestError, httpx.StreamError) as exc:
-            raise Unreachable(f"{self.endpoint}: {type(exc).__name__}: {exc}") from exc
+            raise Unreachable(
+                f"{self.endpoint} gives no answer: {str(exc) or type(exc).__name__}; "
+                "HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy; a folder that was fetched "
+                "elsewhere may be copied here"
+            ) from exc
         except (httpx.InvalidURL, ValueError) as exc:
             raise NotUnderstood(f"{self.endpoint} sends {what} nowhere: {exc}") from exc
         raise NotUnderstood(f"{self.endpoint} sends {what} in circles")

@@ -8,6 +8,7 @@ import select
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.exceptions import SecurityWarning
 from pydantic import ValidationError
 
 from dicom_node.base.errors import (
@@ -569,9 +571,12 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     model = settings.worker.model
     logger.info("ready: %s on queue %s", pipeline.algorithm.version, queue(model))
     notify(READY)
+    # To root it says what is so of messages in pickle, and names an option that is not ours.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     # One process: CUDA does not survive a fork. A task only begins its jobs, so one thread does.
     app.worker_main(
         [
+            "--quiet",  # its banner would stand between our lines of JSON
             "worker",
             "--pool=threads",
             "--concurrency=1",
@@ -584,7 +589,10 @@ def run(settings: Settings, pipeline: Pipeline, secret: str) -> None:
     )
     # Whoever asked this process to end was answered by `_end_process`: this is the broker's doing.
     pulse.give_back()
-    raise Unreachable(f"{broker.redacted(settings.worker.broker)}: Celery has given it up")
+    raise Unreachable(
+        f"{broker.redacted(settings.worker.broker)}: Celery ended without being asked to; "
+        "start this worker again"
+    )
 
 
 def _quiet_celery(**_: object) -> None:
@@ -594,11 +602,16 @@ def _quiet_celery(**_: object) -> None:
 
 
 def end_on_signals(desk: HandoutDesk, pulse: LeaseRenewal) -> None:
-    """End the process at SIGINT and SIGTERM, whatever Celery does with them.
+    """End the process at SIGINT, SIGTERM and SIGHUP, whatever Celery does with them.
 
-    Celery's warm shutdown waits for its pool, its connections and at times for ever.
+    Celery's warm shutdown waits for its pool, its connections and at times for ever. At SIGHUP it
+    would become a fresh worker without the environment that `serve` gave to this one; a process
+    that ends is started again by whoever keeps it.
     """
     bell = WakePipe()
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: it outlives its terminal
+        numbers.append(signal.SIGHUP)
 
     def end() -> None:
         select.select([bell.waiting], [], [])
@@ -607,7 +620,8 @@ def end_on_signals(desk: HandoutDesk, pulse: LeaseRenewal) -> None:
     threading.Thread(target=end, name="end", daemon=True).start()
 
     def install(**_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in numbers:
             signal.signal(number, bell.ring)
 
     install()
