@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dicom_node.base import logs
-from dicom_node.base.errors import ChexFractError
+from dicom_node.base.errors import ChexFractError, ConfigurationError
 from dicom_node.base.examples import EXAMPLES
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -109,6 +109,10 @@ def run(commands: argparse.ArgumentParser, arguments: Sequence[str] | None) -> i
         print(f"{commands.prog}: {what}", file=sys.stderr)
         return FAILED
     except Exception as exc:  # the edge of the process: a defect is one line, too
+        if package := _absent_package(exc):
+            advice = f"{sys.executable} -m pip install 'chexfract-node[worker]'"
+            print(f"{commands.prog}: {package} is not installed: {advice}", file=sys.stderr)
+            return ConfigurationError.exit_code
         if "CHEXFRACT_TRACEBACK" in os.environ:
             raise
         *_, frame = traceback.extract_tb(exc.__traceback__)
@@ -119,3 +123,11 @@ def run(commands: argparse.ArgumentParser, arguments: Sequence[str] | None) -> i
             file=sys.stderr,
         )
         return FAILED
+
+
+def _absent_package(exc: Exception) -> str:
+    """Return the package that is missing: the node alone has the worker's command, too."""
+    if not isinstance(exc, ModuleNotFoundError):
+        return ""
+    package = (exc.name or "").partition(".")[0]
+    return "" if package in ("dicom_node", "worker") else package

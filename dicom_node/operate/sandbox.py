@@ -236,6 +236,7 @@ def draw(out: Path, *options: str) -> list[dict[str, str]]:
     command = python_command("-m", "worker", "phantom", "draw", "--out", str(out), *options)
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     if done.returncode:
-        raise OutOfResources(f"no phantoms were drawn: {done.stderr.strip().splitlines()[-1:]}")
+        why = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise OutOfResources(f"no phantoms were drawn: {why[0]}")
     with (out / "truth.csv").open(newline="", encoding="utf-8") as truth:
         return [{**row, "path": str(out / row["file"])} for row in csv.DictReader(truth)]

@@ -23,6 +23,7 @@ from dicom_node.base.confine import child_environment, confine, python_command
 from dicom_node.base.errors import Busy, NotFound
 from dicom_node.base.translation import mark
 from dicom_node.standard import pixel_shape
+from dicom_node.web import decoding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,6 +164,7 @@ def draw(file: BinaryIO, window: str, kind: str = "PNG", largest: int = LARGEST)
     from pydicom.pixels.utils import pixel_array
 
     dataset = _with_points(dcmread(file))
+    decoding.add_decoders(dataset.file_meta.get("TransferSyntaxUID", ""))
     pixels = pixel_array(dataset, index=0)
     if window in DEEP:
         return _draw_deep(pixels, dataset, window)

@@ -9,7 +9,8 @@ from ledgers import instance
 from rich.cells import cell_len
 
 from dicom_node import cli as node_cli
-from dicom_node.base.command import EXIT_CODES
+from dicom_node.base.command import EXIT_CODES, CommandParser, run
+from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.examples import EXAMPLES
 from dicom_node.operate import show
 from dicom_node.store.ledger import Ledger
@@ -93,3 +94,19 @@ def test_status_fits_80_columns_and_names_patient_and_accession(
     assert uid in out
     assert "\x1b" not in out
     assert max(cell_len(line) for line in out.splitlines()) <= 80
+
+
+def test_a_package_that_is_not_installed_is_named_with_what_installs_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`pip install .` brings the worker's command without what it needs."""
+
+    def act(_: argparse.Namespace) -> int:
+        raise ModuleNotFoundError("No module named 'numpy.linalg'", name="numpy.linalg")
+
+    parser = CommandParser(prog="chexfract-worker")
+    parser.set_defaults(act=act)
+    assert run(parser, []) == ConfigurationError.exit_code
+    said = capsys.readouterr().err
+    assert said.startswith("chexfract-worker: numpy is not installed: ")
+    assert said.endswith(" -m pip install 'chexfract-node[worker]'\n")

@@ -6,12 +6,26 @@ import io
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
-from pictures import drawn, instance, part10
+from pictures import (
+    HTJ2K_LOSSLESS,
+    JPEG_2000_LOSSLESS,
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
+    JPEG_LOSSLESS,
+    JPEG_LS,
+    compressed,
+    drawn,
+    instance,
+    part10,
+)
 from PIL import Image
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
 
-from dicom_node.web import contrast, preview
+from dicom_node.web import contrast, decoding, preview
 
 Array = Any
 
@@ -127,3 +141,33 @@ def test_decimal_commas_are_read_as_points_and_a_window_of_nothing_is_left_out()
     for wrong in ("0", "-5"):
         seen = shown(part10(instance(original, WindowCenter="5", WindowWidth=wrong)), "sent")
         assert (seen == without).all()
+
+
+SYNTAXES = {
+    "jpeg-baseline": (JPEG_BASELINE, 8, lambda a: imagecodecs.jpeg8_encode(a, level=95)),
+    "jpeg-extended": (
+        JPEG_EXTENDED, 12, lambda a: imagecodecs.jpeg8_encode(a, level=95, bitspersample=12),
+    ),
+    "jpeg-lossless": (JPEG_LOSSLESS, 12, lambda a: imagecodecs.ljpeg_encode(a, bitspersample=12)),
+    "jpeg-ls": (JPEG_LS, 12, imagecodecs.jpegls_encode),
+    "jpeg-2000": (
+        JPEG_2000_LOSSLESS, 12,
+        lambda a: imagecodecs.jpeg2k_encode(a, level=0, reversible=True, codecformat="j2k"),
+    ),
+    "htj2k": (HTJ2K_LOSSLESS, 12, lambda a: imagecodecs.htj2k_encode(a, reversible=True)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SYNTAXES)
+def test_pages_draw_each_transfer_syntax_that_a_worker_reads(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no decoder is installed but that of the worker's own packages."""
+    syntax, bits, encode = SYNTAXES[kind]
+    original = drawn(256, 256, bits=bits)
+    content = part10(compressed(instance(original, bits), syntax, bytes(encode(original))))
+    plain = shown(part10(instance(original, bits)), "whole").astype(int)
+    decoding.add_decoders(syntax)
+    alone = {decoding.NAME: decoding.decode_frame}
+    monkeypatch.setattr(get_decoder(UID(syntax)), "_available", alone)
+    assert np.abs(shown(content, "whole").astype(int) - plain).max() <= 12
