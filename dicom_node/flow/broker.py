@@ -362,8 +362,8 @@ def _silent_broker(url: str, exc: BaseException) -> Unreachable:
     elif found := _certificate_fault(exc):
         answer, why = "has a certificate that is not trusted", found
     # redis-py names the address once more, between a number and what is wrong
-    if found := re.fullmatch(r"Error -?\d+ (?:while )?connecting to \S+?\. (.+?)\.?", why):
-        why = found[1]
+    if named := re.fullmatch(r"Error -?\d+ (?:while )?connecting to \S+?\. (.+?)\.?", why):
+        why = named[1]
     if password := urlsplit(url.split(";")[0]).password:
         why = why.replace(password, "***")
     return Unreachable(f"{redacted(url)} {answer}: {why}")

@@ -22,7 +22,7 @@ from pictures import (
     part10,
 )
 from PIL import Image
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from dicom_node.web import contrast, decoding, preview
