@@ -188,6 +188,7 @@ def _run_courier(life: Life) -> None:
     from dicom_node.peers import same_host
     from dicom_node.settings import Peer
     from dicom_node.store.filling import Filler
+    from dicom_node.store.ledger.upkeep import TURN_S
     from dicom_node.store.retention import RetentionSweep
 
     settings = life.settings
@@ -217,7 +218,7 @@ def _run_courier(life: Life) -> None:
     dispatching = Dispatcher(settings, ledger, publisher).loop()
     delivering = deliverer.loop()
     sweep = RetentionSweep(settings, spool, ledger)
-    loops = (
+    loops = [
         dispatching,
         delivering,
         committer.loop(),
@@ -226,7 +227,10 @@ def _run_courier(life: Life) -> None:
         Loop("filling the ledger", Filler(ledger, spool).step, ledger.clock),
         Notifier(settings, ledger, spool).loop(),
         auditor.loop(),
-    )
+    ]
+    if ledger.is_sqlite:  # PostgreSQL's server has processes for it
+        upkeep = ledger.upkeep.step
+        loops.append(Loop("upkeep", upkeep, ledger.clock, ledger.watch(), rest_s=TURN_S))
     roles = Threads(life.ends)
 
     def take(new: Settings) -> None:

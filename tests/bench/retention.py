@@ -4,8 +4,9 @@
                                     [--json FILE]
 
 Instances are received one by one into a copy of a grown SQLite ledger, by turns alone and beside
-another process that removes files, drops old steps and sweeps as fast as it may. Times are those of
-a call of `receive`, with its sync; the longest of all is shown, too.
+another process that removes files, drops old steps and sweeps as fast as it may. That process does
+the ledger's upkeep all the time, as a node's courier does. Times are those of a call of `receive`,
+with its sync; the longest of all is shown, too.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -28,9 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from grower import RANGE, SPREAD, grown, uid_of
 from ledgers import instance, route
 
+from dicom_node.flow.loop import Loop
 from dicom_node.settings import Retention, Settings
 from dicom_node.store import retention
 from dicom_node.store.ledger import Ledger
+from dicom_node.store.ledger.upkeep import TURN_S
 from dicom_node.store.spool import Spool
 
 from .record import Row, row, write
@@ -41,41 +45,62 @@ PACE_S = 0.02
 
 
 def work(
-    url: str, spool: Path, stop: Event, done: multiprocessing.SimpleQueue[dict[str, int]]
+    url: str,
+    spool: Path,
+    busy: Event,
+    stop: Event,
+    done: multiprocessing.SimpleQueue[dict[str, int]],
 ) -> None:
-    """Do what retention does, without its pauses between rounds, until `stop` is set."""
-    ledger = Ledger.open(url)
+    """Keep the ledger as a courier does; do what retention does, without rests, while `busy`."""
+    ledger, ends = Ledger.open(url), threading.Event()
+    upkeep = Loop("upkeep", ledger.upkeep.step, ledger.clock, ledger.watch(), rest_s=TURN_S)
+    thread = threading.Thread(target=upkeep.run, args=(ends,))
+    thread.start()
     limits = Retention(images=HOUR, reports=HOUR, history=HOUR)
     sweep = retention.RetentionSweep(Settings(retention=limits), Spool(spool), ledger)
-    counted = {"files": 0, "steps": 0, "sweeps": 0}
     retention._BATCH, retention._CONDENSE_S = 50, 2.0  # shorter turns, the pieces as ever
     while not stop.is_set():
-        items = ledger.purge.purgeable(HOUR, HOUR, retention._BATCH)
-        counted["files"] += sum(sweep._purge_item(item) for item in items)
-        mark = ledger.history.mark("condensed") or 0
-        sweep.condense()
-        counted["steps"] += (ledger.history.mark("condensed") or 0) - mark
-        if counted["sweeps"] < 1 + counted["steps"] // 100_000:
-            sweep.sweep()
-            ledger.purge.keep_statistics()
-            counted["sweeps"] += 1
-    done.put(counted)
+        counted = {"files": 0, "steps": 0, "sweeps": 0}
+        while busy.is_set():
+            items = ledger.purge.purgeable(HOUR, HOUR, retention._BATCH)
+            counted["files"] += sum(sweep._purge_item(item) for item in items)
+            mark = ledger.history.mark("condensed") or 0
+            sweep.condense()
+            counted["steps"] += (ledger.history.mark("condensed") or 0) - mark
+            if counted["sweeps"] < 1 + counted["steps"] // 100_000:
+                sweep.sweep()
+                ledger.purge.keep_statistics()
+                counted["sweeps"] += 1
+        if any(counted.values()):
+            done.put(counted)
+        time.sleep(PACE_S)
+    ends.set()
+    thread.join()
     ledger.close()
 
 
 @contextmanager
-def retention_beside(url: str, spool: Path) -> Iterator[None]:
-    """Let another process work on the same ledger until the end of the block."""
+def courier_beside(url: str, spool: Path) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Let another process keep the same ledger; within what is given, retention works in it."""
     processes = multiprocessing.get_context("spawn")
-    stop, done = processes.Event(), processes.SimpleQueue()
-    process = processes.Process(target=work, args=(url, spool, stop, done))
+    busy, stop, done = processes.Event(), processes.Event(), processes.SimpleQueue()
+    process = processes.Process(target=work, args=(url, spool, busy, stop, done))
     process.start()
+
+    @contextmanager
+    def retention_beside() -> Iterator[None]:
+        busy.set()
+        try:
+            yield
+        finally:
+            busy.clear()
+            print("  beside it:", done.get())
+
     time.sleep(2)  # it starts
     try:
-        yield
+        yield retention_beside
     finally:
         stop.set()
-        print("  beside it:", done.get())
         process.join()
 
 
@@ -118,13 +143,14 @@ def main() -> None:
         shutil.copyfile(source / "ledger.sqlite", folder / "ledger.sqlite")
         url, spool = f"sqlite:///{folder / 'ledger.sqlite'}", folder / "spool"
         ledger, numbers = Ledger.open(url), count(10**7 + int(time.time()) % 10**6 * 10)
-        receive(ledger, numbers, 2)
         alone: list[float] = []
         beside: list[float] = []
-        for _ in range(given.turns):
-            alone += receive(ledger, numbers, given.seconds)
-            with retention_beside(url, spool):
-                beside += receive(ledger, numbers, given.seconds)
+        with courier_beside(url, spool) as retention_beside:
+            receive(ledger, numbers, 2)
+            for _ in range(given.turns):
+                alone += receive(ledger, numbers, given.seconds)
+                with retention_beside():
+                    beside += receive(ledger, numbers, given.seconds)
         ledger.close()
     base = statistics.median(alone)
     rows = [

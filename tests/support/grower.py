@@ -21,7 +21,8 @@ from ledgers import instance, result, route
 from dicom_node.base.job import ReportObject, Ticket
 from dicom_node.store.ledger import Ledger
 from dicom_node.store.ledger.past import AGE_S, KeptEvent, pack_events
-from dicom_node.store.ledger.search import indexed_text
+from dicom_node.store.ledger.search import indexed_text, searched_text
+from dicom_node.store.ledger.upkeep import LEAST_NEW, MERGED, NEW_SHARE
 from dicom_node.store.spool import Spool
 
 SEED = 12
@@ -106,10 +107,29 @@ class Sqlite:
     def hexadecimal(self, number: str, width: int) -> str:
         return f"printf('%0{width}x', {number})"
 
-    words = "INSERT INTO words (rowid, text) {numbers} SELECT i, {text} FROM n"
+    words = "INSERT INTO words (rowid, text) {numbers} SELECT i, {text} FROM n WHERE i <= {merged}"
 
     def settle(self, last: int) -> None:
-        """New Instances take the number behind the last by themselves."""
+        """Leave the index of words as a node does shortly before it merges all of it again.
+
+        The newest have come one by one since it did so last. They take the number behind the last
+        by themselves.
+        """
+        merged = merged_before(last)
+        self.execute("INSERT INTO words (words, rank) VALUES ('automerge', 0)")
+        if merged > SEED:
+            self.execute("INSERT INTO words (words) VALUES ('optimize')")
+            self.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (MERGED, merged))
+        newest = self.execute(
+            "SELECT number, patient_name, patient_id, accession_number FROM instances "
+            "WHERE number > ?",
+            (merged,),
+        ).fetchall()
+        for number, *texts in newest:
+            text = indexed_text(searched_text(*texts), is_sqlite=True)
+            self.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (number, text))
+            if number % 50 == 0:  # a busy second
+                self.execute("INSERT INTO words (words, rank) VALUES ('merge', 160)")
 
 
 class Postgresql:
@@ -172,8 +192,13 @@ def grow(db: Any, size: int) -> bool:
                 "WHERE maker_id IS NOT NULL GROUP BY 2"
             )
             db.execute(f"INSERT INTO totals (what, name, state, shard, n) {counted}")
-            db.settle(size)
+    db.settle(size)
     return True
+
+
+def merged_before(size: int) -> int:
+    """Return up to which number words are merged in a ledger that will merge all of them next."""
+    return max(SEED, size - max(LEAST_NEW, size // NEW_SHARE))
 
 
 def cloning(db: Any, first: int, last: int, size: int, begin: float, packed: str) -> Iterator[str]:
@@ -231,7 +256,7 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float, packed: str
     )
     longer = indexed_text("phantom", is_sqlite=isinstance(db, Sqlite))
     text = f"'name' || {name} || ' chest {longer} ' || i || ' ph' || i"
-    yield db.words.format(numbers=numbers, text=text)
+    yield db.words.format(numbers=numbers, text=text, merged=merged_before(size))
     same = "{}.sop_instance_uid = s.sop_instance_uid"
     yield clone(
         "jobs",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dicom_node.store.ledger.studies import Studies
     from dicom_node.store.ledger.turns import NodeTurns
     from dicom_node.store.ledger.upgrading import Upgrading
+    from dicom_node.store.ledger.upkeep import Upkeep
     from dicom_node.store.ledger.variants import ReportFile
     from dicom_node.store.ledger.views import DestinationState, as_json
 
@@ -88,6 +89,7 @@ _PARTS = {
     "studies": "Studies",
     "turns": "NodeTurns",
     "upgrading": "Upgrading",
+    "upkeep": "Upkeep",
 }
 """The parts of a ledger: each the class of the module of the same name."""
 
@@ -132,6 +134,8 @@ class Ledger:
         What a migration leaves to be filled while the node runs.
     upgrading : Upgrading
         Indexes and counts that an upgrade leaves to be made.
+    upkeep : Upkeep
+        What keeps a ledger on SQLite quick.
     sessions : Sessions
         Who is signed in on the pages.
     api_keys : ApiKeys
@@ -161,6 +165,7 @@ class Ledger:
     studies: Studies
     turns: NodeTurns
     upgrading: Upgrading
+    upkeep: Upkeep
 
     def __init__(
         self, url: str, clock: Clock | None = None, database: Database | None = None

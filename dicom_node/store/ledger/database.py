@@ -22,7 +22,7 @@ from contextlib import (
 )
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
@@ -45,6 +45,15 @@ MAPPED = 2**30
 
 BUSY_S = 30
 """Seconds that a statement waits for another process's write."""
+
+LOG_PAGES = 16_000
+"""Length of SQLite's log at which a commit copies it itself (64 MB), as nobody else has. By its own
+rule a commit does so after 1,000 pages, and a reception waits for the disk meanwhile."""
+
+_PAGE_BYTES = 4096
+
+_LOG_WAIT_MS = 25
+"""How long the end of the log is waited for; whoever writes may wait as long."""
 
 _KNOCK_S = (0.0002, 0.002)
 """First and longest pause between two tries to write: SQLite's own grow to 100 ms, in which others
@@ -86,6 +95,7 @@ class Database:
         is_file = self.is_sqlite and file and not file.startswith((":", "file:"))
         self.bells = Bells(Path(str(file)).with_name(BELLS)) if is_file else None
         self._disk = _Disk(Path(f"{file}-wal")) if is_file else None
+        self.is_file = bool(is_file)
         # PostgreSQL's statements each see what is committed, within a transaction or without: there
         # BEGIN and ROLLBACK would be two messages more for each question.
         reads = {"ledger_reads": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
@@ -342,6 +352,48 @@ class Database:
             cursor.execute(query.sql, query.row(values))
             return [query.named(row) for row in cursor.fetchall()]
 
+    def copy_log(self, *, begins_again: bool = False) -> CopiedLog:
+        """Copy SQLite's log into its file, and sync both; nobody waits for it.
+
+        What a view that is still open may need stays in the log alone.
+
+        Parameters
+        ----------
+        begins_again : bool
+            Keep writers waiting for a moment, so that the next of them writes at the log's
+            beginning: where there is always one, it would never do so.
+
+        Raises
+        ------
+        OutOfResources
+            The disk is full or fails; the log has all that was committed, as before.
+        """
+        if self._disk is None:
+            return CopiedLog(0, 0)
+        mode, wait = ("RESTART", _LOG_WAIT_MS) if begins_again else ("PASSIVE", 0)
+        with self.translated(), self._looker() as own:
+            own.execute(f"PRAGMA busy_timeout = {wait}")
+            _, pages, copied = own.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            own.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
+        return CopiedLog(max(0, pages), max(0, copied))
+
+    def keep_index(self, statement: str, value: int) -> int:
+        """Execute a statement of SQLite that changes how something is kept, and not what.
+
+        Nobody is woken for it, and nothing is lost with it in a power cut. Return how many rows it
+        has changed, those that the database keeps for itself among them.
+        """
+        with self.translated(), self._turn, self._looker() as own, closing(own.cursor()) as cursor:
+            before = own.total_changes
+            _begin_writing(cursor)
+            try:
+                cursor.execute(statement, (value,))
+                own.commit()
+            finally:
+                if own.in_transaction:
+                    own.rollback()
+            return own.total_changes - before
+
     @contextmanager
     def _looker(self) -> Iterator[sqlite3.Connection]:
         """Give a connection to a SQLite file for one question outside of any transaction.
@@ -498,6 +550,13 @@ class Database:
         elif code == sqlite3.SQLITE_CANTOPEN:
             what += "; is node.data_dir right from this folder, and may this account read it?"
         return Unreachable(what)
+
+
+class CopiedLog(NamedTuple):
+    """How long SQLite's log is, and how much of it stands in its file, in pages."""
+
+    pages: int
+    copied: int
 
 
 _NOT_WRITABLE = (
@@ -942,6 +1001,10 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
     mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     # A log is synced by `_Disk` after the commit and by SQLite before it is copied.
     cursor.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
+    # `Upkeep` copies the log in time, without anybody waiting; a commit does it only where that has
+    # ended. What a long view has made the log longer by is given back to the disk.
+    cursor.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+    cursor.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * _PAGE_BYTES}")
     cursor.execute("PRAGMA foreign_keys = ON")
     # Read through the page cache of the system, which all processes share; without it each
     # connection copies what it reads into a cache of its own of 2 MB.

@@ -80,12 +80,13 @@ def indexed_text(text: str, is_sqlite: bool) -> str:
 def query_of(text: str, is_sqlite: bool) -> str:
     """Return the words of a search in the query language of the database; empty for none."""
     words = _searched_words(text)
-    if not is_sqlite:
-        return _tsquery_text(words)
-    return " AND ".join(
-        f'"{word}"*' if len(word) <= _SHORT or _has_digit(word) else f'"{_MARK}{word}"'
-        for word in words
-    )
+    return " AND ".join(map(_match_of, words)) if is_sqlite else _tsquery_text(words)
+
+
+def _match_of(word: str) -> str:
+    """Return one word in the query language of FTS5."""
+    is_short = len(word) <= _SHORT or _has_digit(word)
+    return f'"{word}"*' if is_short else f'"{_MARK}{word}"'
 
 
 def _searched_words(text: str) -> list[str]:
@@ -177,6 +178,8 @@ def newest_numbers(
             query = _OLD_TERM.sub(r'"\1"*', query)  # which knows no marks
         if last <= lowest + 1:
             continue
+        if is_sqlite and not _has_each(connection, query, table):
+            continue
         asked = _statement_of(statement, table)
         size = _FIRST_CHUNK
         while True:
@@ -190,6 +193,16 @@ def newest_numbers(
             if len(found) < size:
                 break
             last, size = found[-1], _CHUNK
+
+
+def _has_each(connection: Connection, query: str, table: str) -> bool:
+    """Return whether the index of SQLite has each word of several, in whatever Instance.
+
+    To find the newest of all that have a word, each part of the index is walked to the end of its
+    list: 0.2 ms at 1,000,000 Instances. That nobody has another word is found in 0.02 ms.
+    """
+    asked, words = _statement_of(_ANY, table), query.split(" AND ")
+    return len(words) < 2 or all(fetch(connection, asked, {"query": word}) for word in words)
 
 
 @cache
@@ -241,6 +254,7 @@ _NEWEST = (
     "SELECT rowid FROM words WHERE words MATCH :query AND rowid < :last AND rowid > :lowest "
     "ORDER BY rowid DESC LIMIT :limit"
 )
+_ANY = "SELECT rowid FROM words WHERE words MATCH :query LIMIT 1"
 _NEWEST_POSTGRESQL = (
     "SELECT number FROM words WHERE text @@ CAST(:query AS tsquery) AND number < :last "
     "AND number > :lowest ORDER BY number DESC LIMIT :limit"
