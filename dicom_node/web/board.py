@@ -79,7 +79,6 @@ def peer_states(settings: Settings, lines: Sequence[DestinationState]) -> list[d
                 "name": name,
                 "peer": settings.peers.get(name),
                 "is_down": is_down(line),
-                "is_seen": False,
                 "waiting": line.waiting,
                 "oldest_s": line.oldest_s,
                 "reason": line.reason,

@@ -108,6 +108,10 @@ def test_tiles_count_what_waits_and_what_ended(
     assert re.search(r'class="figure">[1-9]\d* <small>reported', text)
     assert "gpu-host:4711" in text
     assert "takes images" in text
+    peers = re.search(r"<h2>Peers</h2>\s*<ul.*?</ul>", text, re.DOTALL)
+    assert peers is not None
+    assert re.search(r"modality <small>(\d+ waiting|no report waits)</small>", peers[0])
+    assert "·" not in peers[0]
     for ticket in api.ledger.jobs.hand_out("phantom", 99, time.time() + 60):
         api.ledger.jobs.claim(ticket.job, ticket.token, "w", 60)
         pages.rejected(api, ticket)
