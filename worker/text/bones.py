@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import LISTING, NAMED, Phrase
+from worker.text.phrase import JOINTS, LISTING, NAMED, Phrase
 from worker.text.tokens import is_level
 
 _SEGMENT_WORDS = """
@@ -17,7 +17,9 @@ _ADJECTIVES = (Kind.SEGMENT, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE, Kind.ARTICLE,
 _BONES = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT)
 _NAMED_BEFORE = (Kind.NUMBER, Kind.BONE)
 _NO_RIBS = ("intercostal", "interspace", "space", "line", "time", "places", "locations", "pieces",
-            "fragments", "parts", "segments")  # fmt: skip
+            "fragments", "parts", "segments", "look", "glance", "read", "reading", "review",
+            "reader", "opinion", "view", "film", "image", "radiograph", "exam", "examination",
+            "study")  # fmt: skip
 _OF_THEM = [["of", word] for word in ("them", "which", "these", "those", "whom")]
 PARTS: dict[str, dict[str | None, str]] = {
     "rib": {
@@ -117,10 +119,22 @@ class SiteReader:
                 reader(at, high)
         numbers = {n for at in whole for n in self.tokens[at].value.split()}
         self.sites = [s for s in self.sites if not s.is_ranged or s.number not in numbers]
+        self._pair_sides()
+        if not self.late_side and self.sites and self.side_at > self.sites[-1].at:
+            self.late_side = self.side  # "clavicles: right midshaft fracture"
         for site in self.sites:
             site.side = site.side or self.late_side
             site.side = None if site.bone in MIDLINE else site.side
         return self.sites
+
+    def _pair_sides(self) -> None:
+        """Read "the 4th and 8th ribs on the left and right, respectively" side by side."""
+        if not any(t.text == "respectively" for t in self.tokens):
+            return
+        paired = [s for s in self.sites if s.side == "bilateral"]
+        sides = [t.value for t in self.tokens[self.low :] if t.kind is Kind.SIDE]
+        for at, site in enumerate(paired):
+            site.side = sides[at] if len(paired) == len(sides) else None
 
     def _find_spared(self, low: int, high: int) -> frozenset[int]:
         """Return where the ribs of "sparing the 4th" stand, which are not broken."""
@@ -143,7 +157,8 @@ class SiteReader:
 
     def _read_number(self, at: int, high: int) -> None:
         token = self.tokens[at]
-        is_rib = self.has_rib or (self.knows_ribs and token.form == "ordinal")
+        is_lettered = token.form == "digit" and token.text[0] == "l"  # "L5", read as left
+        is_rib = self.has_rib or (self.knows_ribs and (token.form == "ordinal" or is_lettered))
         if not is_rib or self._is_count(at, high) or self._is_elsewhere(at, high):
             return
         if self._follows_rib(at):  # "ribs 5 and 6": the group that these are of is no entry
@@ -159,8 +174,8 @@ class SiteReader:
     def _is_count(self, at: int, high: int) -> bool:
         """Tell "three left rib fractures" from "left rib three"."""
         token = self.tokens[at]
-        if [t.text for t in self.tokens[at + 1 : at + 3]] in _OF_THEM:
-            return True
+        if [t.text.split()[0] for t in self.tokens[at + 1 : at + 3]] in _OF_THEM:
+            return True  # "two of which", "two of which are"
         if token.form in ("ordinal", "range") or self._follows_rib(at):
             return False
         before, after = self.tokens[at - 1 : at], self.tokens[at + 1 : at + 2]
@@ -209,6 +224,8 @@ class SiteReader:
         after = self.tokens[at + 1] if at + 1 < high else None
         if self._is_third_part(at, high) or self._counts_fractures(at, high):
             return True
+        if self._counts_off(at, high):
+            return True
         text, before = self.tokens[at].text, self.tokens[at - 1]
         if len(text) == 4 and text[:2] in ("19", "20") and before.kind is Kind.PREPOSITION:
             return True  # "a rib fracture in 2019"
@@ -235,6 +252,18 @@ class SiteReader:
         after = self._kind_after(at, high, (Kind.QUALIFIER, Kind.AGE))
         is_one_more = at > 0 and self.tokens[at - 1].value == "indefinite"
         return is_one_more and after is Kind.FRACTURE
+
+    def _counts_off(self, at: int, high: int) -> bool:
+        """Tell "two fractures: the first is in the 4th rib" from "the first rib"."""
+        token = self.tokens[at]
+        before = self.tokens[at - 1] if at else token
+        end = at + 1
+        while end < high and self.tokens[end].kind is Kind.VERB:
+            end += 1
+        is_place = end < high and self.tokens[end].text in ("in", "at", "involves", "located in")
+        named = any(t.kind in (Kind.NUMBER, Kind.BONE) for t in self.tokens[end : end + 5])
+        is_word = token.form == "ordinal" and token.text.isalpha()
+        return is_word and before.value == "definite" and is_place and named
 
     def _follows_bone(self, at: int) -> bool:
         return any(t.kind is Kind.BONE for t in self.tokens[self.low : at])
@@ -289,6 +318,8 @@ class SiteReader:
     def _read_side(self, at: int, high: int) -> None:
         value = self._joint_side(at, high)
         after = self._kind_after(at, high, (*_ADJECTIVES, Kind.SIDE))
+        if self._kind_after(at, high, ()) is Kind.NORMAL:
+            return  # "ribs: left ok, right fx"
         if after is Kind.HINT and not self._names_more(at, high):  # "on the L hemithorax"
             after = None
         is_late = self._ends_place(at, high)
@@ -385,7 +416,15 @@ def _own_segment(token: Token) -> str | None:
 
 BLAND = frozenset({Kind.NORMAL})
 _ALIEN = frozenset(
-    {Kind.NOUN, Kind.DEVICE, Kind.NORMAL, Kind.PROPERTY, Kind.ABNORMALITY, Kind.REFERENCE}
+    {
+        Kind.NOUN,
+        Kind.DEVICE,
+        Kind.NORMAL,
+        Kind.ABSENT,
+        Kind.PROPERTY,
+        Kind.ABNORMALITY,
+        Kind.REFERENCE,
+    }
 )
 _PLACING = frozenset(
     ("of", "in", "on", "at", "at the", "to", "through", "along", "within", "across", "into")
@@ -467,16 +506,33 @@ def _referred_places(scope: Phrase) -> frozenset[int]:
     for at in range(scope.low, scope.high):
         is_of_fracture = at < scope.at <= at + 4  # "adjacent to a fractured right 3rd rib"
         if tokens[at].kind is Kind.REFERENCE and not is_of_fracture:
-            others = [n for n in range(scope.low, scope.high) if n < at or n > at + 4]
+            end = _end_of_reference(scope, at)
+            others = [n for n in range(scope.low, scope.high) if n < at or n >= end]
             if any(tokens[n].kind in NAMED for n in others):
-                out.update(range(at, min(at + 5, scope.high)))
+                out.update(range(at, end))
     return frozenset(out)
+
+
+def _end_of_reference(scope: Phrase, at: int) -> int:
+    """Return where the place ends: "overlying a vessel" before "at the right 5th rib"."""
+    end = min(at + 5, scope.high)
+    joint = scope.until(JOINTS, at)
+    if of := next((n for n in range(at + 1, min(end, joint)) if scope.tokens[n].text == "of"), 0):
+        end = min(max(end, of + 4), scope.high)  # "near the tip of the right scapula"
+    for n in range(at + 2, end):
+        is_thing = scope.tokens[n - 1].kind in (Kind.NOUN, Kind.UNKNOWN, Kind.NEUTRAL)
+        if is_thing and scope.tokens[n].text in ("at", "at the", "in", "on"):
+            return n
+    return end
 
 
 def _is_vertebral(scope: Phrase) -> bool:
     near = scope.tokens[max(scope.low, scope.at - 4) : scope.high]
     return any(
-        t.value == "deformity" or (t.kind is Kind.HINT and t.value == "vertebra") for t in near
+        t.value == "deformity"
+        or (t.kind is Kind.HINT and t.value == "vertebra")
+        or t.text == "vertebra plana"
+        for t in near
     )
 
 

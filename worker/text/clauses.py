@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import JOINTS, LISTING, NAMED, STOPS, has, is_bare
+from worker.text.phrase import BARE, JOINTS, LISTING, NAMED, STOPS, has, is_bare
 
 _PLACE = frozenset({
     Kind.PREPOSITION, Kind.ARTICLE, Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE, Kind.SEGMENT,
@@ -33,12 +33,32 @@ def split_clauses(
         Whether the sentence has an end: "the clavicle is" may go on otherwise.
     """
     start = 0
-    tokens = _with_spared(_without_contrasts(_read_all_but(tokens)))
+    tokens = _with_spared(_without_contrasts(_read_all_but(_with_lists(tokens))))
     tokens = _with_left_out(_with_late_denials(tokens), earlier, is_whole)
     for at, token in enumerate([*tokens, None]):
         if token is None or token.kind is Kind.BREAK:
             yield from _split_exceptions(tokens[start:at])
             start = at + 1
+
+
+def _with_lists(tokens: list[Token]) -> list[Token]:
+    """Read the ";" of "R 7, 8; L 8, 9 rib fractures" as a comma."""
+    out, start = list(tokens), 0
+    for at, token in enumerate(tokens):
+        if token.kind is not Kind.BREAK:
+            continue
+        after = tokens[at + 1 :]
+        own = [*tokens[start:at], *after]
+        is_list = token.text == ";" and has(after, Kind.FRACTURE) and has(after, Kind.BONE)
+        is_list &= not has(tokens[start:at], Kind.FRACTURE) and has(tokens[start:at], *_COUNTED)
+        if is_list and all(t.kind in _LISTED for t in own):
+            out[at] = Token(Kind.COMMA, "", token.text)
+        else:
+            start = at + 1
+    return out
+
+
+_LISTED = frozenset({*BARE, Kind.FRACTURE, Kind.AGE, Kind.QUALIFIER})
 
 
 # What is set against the place that is meant
@@ -231,6 +251,10 @@ _CLOSED = (
     Kind.EXCEPT, Kind.QUERY,
 )  # fmt: skip
 _OTHER_THINGS = (Kind.NOUN, Kind.ABNORMALITY, Kind.DEVICE, Kind.UNKNOWN, Kind.PROPERTY)
+_EXAMINATIONS = frozenset(
+    ("view", "views", "film", "films", "image", "images", "radiograph", "radiographs", "exam",
+     "examination", "study")
+)  # fmt: skip
 _SAID_OF = frozenset({
     *_WHERE, Kind.SEGMENT, Kind.ARTICLE, Kind.PREPOSITION, Kind.VERB, Kind.SEEN, Kind.INVOLVE,
     Kind.HINT, Kind.COLON, Kind.COMMA, Kind.HEDGE, Kind.AND,
@@ -269,7 +293,8 @@ def _name_again(
 ) -> list[Token] | None:
     """Return the words of a part with the fractures that it means, or None if it means none."""
     last = next((n for n in range(len(said) - 1, -1, -1) if said[n].kind is Kind.FRACTURE), None)
-    if last is None or not own or has(said[last:], *_OTHER_THINGS):
+    others = (t for t in said[last or 0 :] if t.text not in _EXAMINATIONS)
+    if last is None or not own or has(others, *_OTHER_THINGS):
         return None
     again = _fractures_of(said, own)
     is_denied = has(said, Kind.NEGATION, Kind.ABSENT)

@@ -13,7 +13,7 @@ _MARKUP = re.compile(
     r"</?(?:s|b|i|p|u|em|br|hr|strong|ul|ol|li|span|div|html|body|h[1-6]|font|pad|unk|bos|eos|td|tr"
     r"|table|code|pre|answer|think|thinking|reasoning|report|findings?|impression|conclusion|result"
     r"|response|output|final|summary|text|assistant|user|system|image|img)\s*/?>"
-    r"|<\|[^<>|]{0,40}\|>|\[/?INST\]|[*`]{1,3}|^[ \t]*#{2,6}\s"
+    r"|<\|[^<>|]{0,40}\|>|\[/?INST\]|\\(?:boxed|text(?:bf|it)?)\{|[*`]{1,3}|^[ \t]*#{2,6}\s"
     r"|^[ \t]*#\s(?!(?:of|the|in|is|are|at|through|seen|noted|present|involving|left|right|lt|rt"
     r"|l|r|both|bilateral|b/l)\b|[rltdc]?\d)",
     re.IGNORECASE | re.MULTILINE,
@@ -46,7 +46,7 @@ _BLANK = re.compile(r"(?<![a-z0-9])_{2,}|\b[xX]{3,}\b", re.IGNORECASE)
 BLANK_WORD = "xxxx"
 """Stands for whatever de-identification has blanked."""
 _ECHO = re.compile(
-    r"describe (?:the )?(?:bones|bony structures|fractures?)\b[^.?!\n]{0,60}[.?!:\n]?"
+    r"describe (?:the )?(?:bones|bony structures|fractures?)\b[^.?!\n\[\]]{0,60}[.?!:\n]?"
     r"|(?:(?:you are|act as) an?|you (?:will|should|must)|your (?:task|job|goal|role) is)\b"
     r"[^.?!\n]{0,120}(?:[.?!\n]|$)",
     re.IGNORECASE,
@@ -54,6 +54,7 @@ _ECHO = re.compile(
 _REQUEST = (
     r"indications?|clinical (?:history|information|indications?|details|data|question|statement)"
     r"|history|reason|reason for (?:the )?(?:exam|examination|study|request|visit)|technique"
+    r"|(?:prior|previous|outside) (?:reports?|study|exam|examination|findings?|imaging|films?)"
     r"|comparisons?|exam|examination|procedure|study|prompt|question|instructions?|examples?|user|human|request|query|q"
 )
 _RESULT = (
@@ -68,7 +69,7 @@ _HEADING = re.compile(
 _SHORTENED = (
     r"(?<=\bsurg)|(?<=\bprox)|(?<=\bdist)|(?<=\bsusp)|(?<=\bprob)|(?<=\bposs)|(?<=\bcomp)"
     r"|(?<=\bpost)|(?<=\bant)|(?<=\blat)|(?<=\bclav)|(?<=\bscap)|(?<=\bhum)|(?<=\bvert)"
-    r"|(?<=\bdispl)"
+    r"|(?<=\bdispl)|(?<=\bfract)|(?<=\bfrac)"
 )
 _GOES_ON = (
     r"\d|fx|frac|\#|ribs?\b|neck|hum|clav|scap|vert|compr|aspect|third|end\b|arc|shaft|head|non|displ"
@@ -98,6 +99,7 @@ _QUESTION = re.compile(
     r"[^.]*\?\W*$",
     re.IGNORECASE,
 )
+_UNSURE_MARK = re.compile(r"\w\s?\(\s?\?\s?\)\W{0,3}$")
 _ORDER = re.compile(
     r"\W*(?:please\s+)?(?:report|list|output|name|identify|describe|locate|find|give|provide|write|specify"
     r"|answer|tell|mark|count|analy[sz]e|generate|interpret|examine|review|determine|detect|explain)"
@@ -143,7 +145,7 @@ def split_sentences(text: str, *, joins: bool = True) -> list[Sentence]:
     text = without_markup(text)
     text = _WIDE.sub(_narrow_gap, text if joins else text.replace(FOLD, "\n"))
     text = _INNER_MARKER.sub(
-        "\n\n", _blank_matches(_MARKUP, _blank_matches(_ECHO, _part_items(text)))
+        _part_at_marker, _blank_matches(_MARKUP, _blank_matches(_ECHO, _part_items(text)))
     )
     pieces = [piece for part in _headed_parts(text) for piece in _split_part(*part)]
     return [
@@ -155,7 +157,7 @@ def split_sentences(text: str, *, joins: bool = True) -> list[Sentence]:
 def without_markup(text: str) -> str:
     """Return the words of `text` without boxes and markup, at most `LONGEST` characters."""
     text = _WIDE.sub(_narrow_gap, unwrap(text[:LONGEST]))
-    text = _STARRED.sub(f" {BLANK_WORD} ", text)
+    text = _STARRED.sub(f" {BLANK_WORD} ", text).replace("[/INST]", "\n")
     text = _NONE_BELOW.sub(r"\g<of>: ", text)
     text = _BOX.sub(" ", _GROUNDED.sub(" ; ", text))
     return _SAME_BOXES.sub(_keep_first_box, _MARKUP.sub(" ", text))
@@ -176,6 +178,13 @@ def _part_items(text: str) -> str:
         parts.append(text[start : item.start()])
         start, number = item.end(), number + 1
     return "\n\n".join([*parts, text[start:]])
+
+
+def _part_at_marker(marker: re.Match[str]) -> str:
+    """Part at the "2)" of a list, and not at the "9)" of "(5 through 9)"."""
+    before = marker.string[max(0, marker.start() - 80) : marker.start()]
+    is_open = before.rfind("(") > before.rfind(")") and "(" not in marker.group()
+    return marker.group() if is_open and ")" in marker.group() else "\n\n"
 
 
 def _narrow_gap(gap: re.Match[str]) -> str:
@@ -226,11 +235,18 @@ def _read_sentence(piece: str, is_request: bool, is_last: bool) -> Sentence:
         verbatim=verbatim,
         body=body,
         is_request=is_request or bool(_ORDER.match(body)),
-        is_question=body.rstrip("\"') ").endswith("?") or bool(_QUESTION.search(body)),
+        is_question=_asks(body),
         has_placeholder=bool(_PLACEHOLDER.search(body)),
         is_last=is_last,
         has_end=bool(re.search(r"[.!?;:\"')\]]\s*$", piece)),
     )
+
+
+def _asks(body: str) -> bool:
+    """Tell a question from a fracture that is marked as unsure: "left 5th rib fracture (?)"."""
+    if _UNSURE_MARK.search(body):
+        return False
+    return body.rstrip("\"') ").endswith("?") or bool(_QUESTION.search(body))
 
 
 def has_foreign_letters(text: str) -> bool:

@@ -46,15 +46,21 @@ _SOME_COUNTED = re.compile(  # "three to four right rib fractures", not "ribs th
 )
 # What forms and JSON answers write: "fracture_present": false, "Fractures: 0", "fracture: 0.12".
 _FIELD = re.compile(
-    r"(?<=fracture)(s?)[_ ](?:status|count|detected|present|probability|score)(?=[\"']?\s{0,3}[:=])"
+    r"(?<=fracture)(s?)[_ ](?:status|count|detected|detection|present|findings?|results?|assessment"
+    r"|probability|score)(?=[\"']?\s{0,3}[:=])"
 )
 _FIELD_START = r"((?<![a-z])fractures?[\"']?\s{0,3}[:=]\s{0,3}[\"']?)"
 _NO_FIELD = re.compile(
     _FIELD_START
-    + r"(?:0(?!\w|\.\d)|n(?![\w/=.]*\w)|false\b|nil\b|\[\s?\])(?P<next>[\"']?\s{0,3},)?"
+    + r"(?:0(?!\w|\.\d)|n(?![\w/=.]*\w)|false\b|nil\b|\[\s?\]|(?:no|none|absent|negative)(?=[\"']))"
+    r"(?P<next>[\"']?\s{0,3},)?"
 )
 _SCORE = re.compile(
     _FIELD_START + r"(?:[01]?\.\d{1,20}|\d{1,3}\s?%)(?=[\"']?\s{0,3}(?:[},;\])]|\.?\s{0,3}$))"
+)
+_KEY_OF_PLACE = re.compile(  # "location": "left 6th rib", "age": "acute"
+    r"[\"'](?:location|site|region|position|laterality|side|bone|level|age|acuity|status|type)"
+    r"[\"']\s?:"
 )
 _MANY = rf"(?:[1-9]\d?|{'|'.join(CARDINALS)})"
 _SIDE = r"(?:on the )?(?:left|right|lt|rt|l|r)\b(?: side\b)?"
@@ -91,6 +97,44 @@ _COUNTS = (
     ),
     (re.compile(r"(\bfractures?) count\s{0,2}[:=]\s{0,2}[1-9]\d?(?![.\d])"), r"\1"),
 )
+# How many there are, whatever sign or word stands beside the number: ">6", "5 or more", "4+".
+_SIZES = (
+    (re.compile(r"[<>\u2264\u2265]=?\s?\d{1,2}(?!\d|\s?(?:mm|cm|%))"), "several"),
+    (
+        re.compile(r"\b\d{1,2}(?:\+| or more)(?= (?:[a-z-]{1,20} ){0,3}(?:ribs?\b|fract|fx))"),
+        "several",
+    ),
+    (
+        re.compile(r"\b\d{1,2} of (?:the )?\d{1,2}(?= (?:[a-z-]{1,20} ){0,2}(?:fract|fx))"),
+        "some of the",
+    ),
+)
+_SLIPPED_NO = re.compile(  # "n0 fracture", "n o acute fracture", and not the N0 of a tumor
+    r"(?<!\w)n(?:0| o)(?= (?:acute|new|old|definite|obvious|displaced|visible|evidence|bony|osseous"
+    r"|rib|ribs|vertebral|compression|fract[a-z]{0,5}|fxs?)\b)"
+)
+_FAILS = re.compile(
+    r"\bfail(?:s|ed|ing)? to (?:show|demonstrate|reveal|identify|detect|visualize|disclose|display"
+    r"|depict|find)\b"
+)
+_NEGATIVE_STUDY = re.compile(
+    r"\bnegative (?:[a-z]{1,12} ){0,3}(?:exam|examination|study|series|radiographs?|films?|views?"
+    r"|x-?rays?|cxr) for\b"
+)
+_LINE = re.compile(  # "the 6th rib in the mid clavicular line" is not a clavicle
+    r"\b(?:mid|para|anterior|posterior)?[ -]?"
+    r"(?:clavicular|scapular|sternal|vertebral|axillary) line\b"
+)
+_QUITE_SURE = re.compile(  # "not entirely certain"
+    r"\bnot (?:entirely|completely|fully|absolutely|wholly|totally|quite|altogether)"
+    r" (certain|clear|sure|definite|definitive)\b"
+)
+_OTHERWISE_NAMED = re.compile(  # "5th rib fracture, previously reported as 6th"
+    r"\b(?:previously|formerly|initially|originally|wrongly|erroneously|incorrectly) "
+    r"(?:(?:reported|described|read|dictated|designated|interpreted) as"
+    r"|(?:called|numbered|labell?ed)(?: as)?)(?= (?:the |left |right ){0,2}"
+    rf"(?:\d|[tlc]\d|(?:{'|'.join(ORDINALS)})\b))"
+)
 _JUDGED = "ascertained|established|verified|proven|proved|substantiated|clarified|diagnosed|judged"
 _SHORTHAND = (
     (re.compile(r"\bhaemo"), "hemo"),
@@ -98,6 +142,26 @@ _SHORTHAND = (
     (re.compile(r"\bcan(?:'t|not)\b"), "can not"),
     (re.compile(r"n't\b"), " not"),
     (re.compile(r"\bribs one\b"), "ribs 1"),
+    (_SLIPPED_NO, "no"),
+    (_FAILS, "fails to show"),
+    (re.compile(r"\bfract(s?)\b(?=[.,;]| \S)"), r"fracture\1"),  # at a cut end it is no word
+    (re.compile(r"\bnot (?:just|merely|solely|simply)\b"), "not only"),
+    (re.compile(r"\bnot (?:fully|entirely|completely) (?=included|imaged|covered)"), "not "),
+    (re.compile(r"\bpos\b"), "positive"),
+    (re.compile(r"(?<=\w )\(\s?-\s?\)(?=\s?(?:[,;.]|$))"), "negative"),
+    (_NEGATIVE_STUDY, "negative for"),
+    (_LINE, "midaxillary line"),
+    (re.compile(r"\bno other ((?:[a-z]{1,20} )?(?:fractures?|fxs?)) than\b"), r"no \1 other than"),
+    (re.compile(r"(?:(?<=[,;.] )|^)not one of (?:the|these|those)\b"), "none of"),
+    (
+        re.compile(r"\bneg(?:ative)? (?=(?:acute |new |rib ){0,2}(?:fractures?|fxs?)\b)"),
+        "negative for ",
+    ),
+    (_QUITE_SURE, r"not \1"),
+    (_OTHERWISE_NAMED, "rather than"),
+    (re.compile(r"\b(?:up to|to|through|thru) and including\b"), "through"),
+    (re.compile(r"\beval\b"), "evaluate"),
+    *_SIZES,
     (re.compile(rf"\bnot be (?:[a-z]+ly )?(?:{_JUDGED})\b"), "not be determined"),
     (re.compile(r"\bw/o\b"), "without"),
     (re.compile(r"(?<!\w)-ve\b"), "negative"),
@@ -114,6 +178,8 @@ _SHORTHAND = (
     (_FIELD, r"\1"),
     (_NO_FIELD, lambda field: f"{field[1]}none{' ;' if field['next'] else ''}"),
     (_SCORE, r"\1undetermined"),
+    (_KEY_OF_PLACE, ""),
+    (re.compile(r"(\bfractures?)(?: count)?(\s?[:=-]\s?)(?:zero|nil)(?=[\s.]{0,5}$)"), r"\1\2none"),
     (_NONE_COUNTED, "no "),
     (_SOME_COUNTED, "several"),
     (re.compile(r"\bw/"), "with "),

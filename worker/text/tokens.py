@@ -18,7 +18,11 @@ _PIECE = re.compile(
         |(?:post(?:operative)?\s)?(?:day|week|month)\s\d+(?:\s(?:to|-)\s\d+)?\b
         |(?:image|images|series|slice|slices|grade|type|page|stage|figure|view|frame|finding|section
             |item|impression|point|note|comment|question|answer|conclusion|key)\s(?:\#\s?)?\d+\b
-            (?:\sof\s\d+)?
+            (?:\s?(?:of|/)\s?\d+)?
+        |(?<![a-z0-9])(?:c|p|yp)?t[0-4][a-d]?\s?n[0-3x][a-c]?(?:\s?m[01x])?\b  # of a tumor
+        |(?:pod|hd)\s?\#?\s?\d+\b
+        |(?:since|dated|(?:study|exam|examination|film|radiograph|ct|cxr)\s(?:of|from|on))
+            \s\d{1,2}/\d{1,2}\b(?!/)
         |(?:confidence|probability|score|certainty)\W{1,3}\d+(?:\.\d+)?|(?<![\d.])0?\.\d+)
     |(?P<level>(?:(?<![a-z0-9])(?:th|[ctdl])[-\s]?|(?<=thoracic\s)t?|(?<=lumbar\s)l?)\d{1,2}
         (?!\d|\s?(?:st|nd|rd|th)\b))
@@ -75,11 +79,17 @@ def _read_answers(tokens: list[Token]) -> list[Token]:
         Token(Kind.ABSENT, "absent", "none")
         if token.text == "no"
         and at > 0
-        and tokens[at - 1].kind is Kind.COLON
+        and (tokens[at - 1].kind is Kind.COLON or _answers_bone(tokens, at))
         and (tokens[at + 1].kind in ends if at + 1 < len(tokens) else _answers_side(tokens, at))
         else token
         for at, token in enumerate(tokens)
     ]
+
+
+def _answers_bone(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the "no" of "fracture: clavicle no, left 5th rib yes" from that of "no, yes"."""
+    is_list = [t.kind for t in tokens[:2]] == [Kind.FRACTURE, Kind.COLON]
+    return is_list and tokens[at - 1].kind is Kind.BONE
 
 
 def _answers_side(tokens: Sequence[Token], at: int) -> bool:
@@ -209,10 +219,13 @@ def _among_ribs(tokens: list[Token], at: int) -> bool:
         return after.value == "rib"
     low = max(0, at - 24)
     back = next((n for n in range(at - 1, low - 1, -1) if not _is_listed(tokens[n])), None)
+    if back and tokens[back].kind is Kind.EXCEPT:  # "no ribs except L5"
+        back -= 1
     if back and tokens[back].kind is Kind.COLON:  # "rib fractures: L3, L4", "rib fractures L3, L4"
         back -= 1
     if back and tokens[back].kind is Kind.FRACTURE and tokens[back + 1].text != ",":
         back -= 1
+        back -= back > 0 and tokens[back].kind is Kind.COLON  # "ribs: fx L 6, 7"
     return back is not None and back >= 0 and tokens[back].value == "rib"
 
 

@@ -29,6 +29,7 @@ from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, Hit, RuleSet, RuleVerdict, TextRule, first_hit
 from worker.text.rules.backward import (
     answers_yes,
+    dates_bones,
     dates_only,
     explains_away,
     is_anaphor,
@@ -68,7 +69,7 @@ class TextReading:
     is_void: bool = False  # garbled: nothing of the text is to be trusted
     knows_ribs: bool = False
     is_doubtful: bool = False  # not clear enough to call anything absent
-    is_question_before: bool = False
+    question: frozenset[str] = frozenset()  # bones that the sentence before has asked about
     asked: set[str] = field(default_factory=set)  # bones of questions not answered since
     last: list[Entry] = field(default_factory=list)  # entries of the latest fracture
     signs: list[Site] = field(default_factory=list)  # bones of the sentence before
@@ -85,19 +86,22 @@ class TextReading:
         self.knows_ribs |= any(t.kind is Kind.BONE and t.value == "rib" for t in tokens)
         phrase = whole_phrase(tokens, sentence, self.lexicon)
         unread = self._ask_rules(self.rules.sentences, phrase)
-        if unread is None and self.is_question_before and self.asked and answers_yes(tokens):
-            tokens = [Token(Kind.FRACTURE, "noun", "fracture"), *tokens[1:]]
-            self.asked = set()
-        if unread is None and self.is_question_before and is_no(tokens):
+        question, self.question = self.question, _asked_bones(sentence, tokens)
+        if unread is None and question and answers_yes(tokens):
+            bones = () if has(tokens, *NAMED) else sorted(question - {""})
+            tokens = [
+                *(Token(Kind.BONE, bone, bone) for bone in bones),
+                Token(Kind.FRACTURE, "noun", "fracture"),
+                *tokens[1:],
+            ]
+            self.asked -= question
+        if unread is None and question and is_no(tokens):
             self._note_reason("answer-no", RuleVerdict.DENIED, phrase, range(len(tokens)))
-            bones = sorted(self.asked - {""})
-            named = tuple(Site(bone, None, None, None, 0) for bone in bones)
+            named = tuple(Site(bone, None, None, None, 0) for bone in sorted(question - {""}))
             self.denials.append(
                 Denial(named, frozenset(), is_extra=False, sentence=sentence.verbatim)
             )
-            self.asked = set()
-        turned = (Kind.UNSURE, Kind.ABSENT, Kind.NEGATION)  # "can a fracture be excluded? No."
-        self.is_question_before = sentence.is_question and not has(tokens, *turned)
+            self.asked -= question
         if unread is None:
             self._read_statement(sentence, tokens)
             return
@@ -147,10 +151,20 @@ class TextReading:
             return
         denials = len(self.denials)
         for clause in split_clauses(tokens, self.said, is_whole=sentence.has_end):
-            if self.last and self.last[0].sentence == sentence.verbatim and is_bare(clause):
+            if clause and self.last and dates_only(clause):
+                own = whole_phrase(clause, sentence, self.lexicon)
+                self._note_reason("dates-back", RuleVerdict.DATED, own, ())
+                self._date_last(own)
+                continue
+            if dated := self._dated_some(clause):
+                self._note_reason("dates-back", RuleVerdict.DATED, phrase, ())
+                for entry, age in dated:
+                    entry.age = age
+            elif self.last and self.last[0].sentence == sentence.verbatim and is_bare(clause):
                 self._add_bones(sentence, clause)
             else:
                 self._read_clause(sentence, clause)
+            self.signs = read_sites(clause, 0, len(clause), frozenset()) or self.signs
         self._drop_cut_off(sentence, everything, denials)
         for denial in self.denials[denials:]:
             denial.sentence = sentence.verbatim
@@ -258,7 +272,7 @@ class TextReading:
         self._note_reason("asserted", Presence.PRESENT, phrase, (phrase.at,))
         hedge = self._ask_rules(self.rules.hedges, phrase)
         dates = self._ask_rules(self.rules.dates, phrase)
-        ages = _ages_after(named, dates[1].ages if dates else ())
+        ages = _ages_after(phrase, named, dates[1].ages if dates else ())
         self.last = [
             _make_entry(sentence, phrase, site, hedge and hedge[1], dates and dates[1])
             for site in named
@@ -281,6 +295,15 @@ class TextReading:
             entry.age = entry.age or _choose_age(
                 phrase.at, phrase.at, dates[1].ages if dates else ()
             )
+
+    def _dated_some(self, tokens: Sequence[Token]) -> list[tuple[Entry, str | None]]:
+        """Return the bones of the fracture before that "the 5th is old" dates, with their age."""
+        numbers = {n for token in tokens for n in _numbers_of(token)}
+        named = [entry for entry in self.last if entry.number in numbers]
+        if not numbers or len(named) != len(numbers) or not dates_bones(tokens):
+            return []
+        age = next(token.value for token in tokens if token.kind is Kind.AGE)
+        return [(entry, age or None) for entry in named]
 
     def _spare_last(self, tokens: Sequence[Token], spared: frozenset[str]) -> None:
         """Take the ribs that are spared out of the range before."""
@@ -356,6 +379,18 @@ class TextReading:
         return tuple(dict.fromkeys(found))
 
 
+def _asked_bones(sentence: Sentence, tokens: Sequence[Token]) -> frozenset[str]:
+    """Return the bones that a question on fractures names, "" for any; none of other questions.
+
+    "Are the ribs intact?", "can a fracture be excluded?": "no" does not deny a fracture.
+    """
+    turned = (Kind.UNSURE, Kind.ABSENT, Kind.NEGATION, Kind.NORMAL)
+    if not sentence.is_question or not names_fracture(tokens) or has(tokens, *turned):
+        return frozenset()
+    bones = {site.bone for site in read_sites(tokens, 0, len(tokens), frozenset())}
+    return frozenset(bones or {""})
+
+
 def _heads_a_list(tokens: Sequence[Token]) -> bool:
     """Tell whether a sentence is no more than "Rib fractures:"."""
     kinds = [t.kind for t in tokens]
@@ -385,7 +420,7 @@ def _make_entry(
         number=site.number,
         side=site.side,
         is_possible=phrase.word.value == "deformity" or is_possible,
-        age=_choose_age(site.at, phrase.at, dates.ages if dates else ()),
+        age=_choose_age(site.at, phrase.at, _dates_of(site, phrase, dates.ages if dates else ())),
         segment=site.segment,
         sentence=sentence.verbatim,
         is_displaced=any(t.value == "displaced" for t in phrase.own),
@@ -452,8 +487,38 @@ def _choose_age(at: int, fracture: int, dates: Sequence[tuple[int, str]]) -> str
     return None
 
 
-def _ages_after(named: Sequence[Site], dates: Sequence[tuple[int, str]]) -> Sequence[str | None]:
+def _dates_of(
+    site: Site, phrase: Phrase, dates: Sequence[tuple[int, str]]
+) -> Sequence[tuple[int, str]]:
+    """Return the dates that may be said of a bone: "ribs 4 to 6, the 5th is old"."""
+    subjects = [_repeated_numbers(phrase, at) for at, _ in dates]
+    own = [date for date, subject in zip(dates, subjects, strict=True) if site.number in subject]
+    return own or [date for date, subject in zip(dates, subjects, strict=True) if not subject]
+
+
+def _repeated_numbers(phrase: Phrase, at: int) -> set[str]:
+    """Return the bones before the verb of a date that were named before with others."""
+    predicate = (Kind.VERB, Kind.QUALIFIER, Kind.HEDGE, Kind.AGE)
+    verb = phrase.skip_back(predicate, at)
+    if not has(phrase.tokens[verb:at], Kind.VERB):
+        return set()
+    subject = (Kind.NUMBER, Kind.LEVEL, Kind.AND, Kind.ARTICLE, Kind.BONE, Kind.SIDE)
+    low = max(phrase.low, phrase.skip_back(subject, verb))
+    own = {n for t in phrase.tokens[low:verb] for n in _numbers_of(t)}
+    before = {n for t in phrase.tokens[phrase.low : low] for n in _numbers_of(t)}
+    return own & before
+
+
+def _numbers_of(token: Token) -> Sequence[str]:
+    return token.value.split() if token.kind in (Kind.NUMBER, Kind.LEVEL) else ()
+
+
+def _ages_after(
+    phrase: Phrase, named: Sequence[Site], dates: Sequence[tuple[int, str]]
+) -> Sequence[str | None]:
     """Read "5th (acute), 7th (old)", where each age stands behind its bone; nothing elsewhere."""
+    if any(t.text == "respectively" for t in phrase.tokens) and len(named) == len(dates) > 1:
+        return [age or None for _, age in dates]
     if len({age for _, age in dates}) < 2 or len(named) < 2 or dates[0][0] < named[0].at:
         return ()
     ends = [*(site.at for site in named[1:]), max(at for at, _ in dates) + 1]

@@ -39,9 +39,25 @@ def dates_only(tokens: Sequence[Token]) -> bool:
     kinds = (Kind.ARTICLE, Kind.NEUTRAL, Kind.VERB, Kind.AGE, Kind.HEDGE, Kind.QUALIFIER)
     if tokens[0].text.startswith("callus"):  # "Callus is present"
         return all(t.kind in (Kind.AGE, Kind.VERB, Kind.SEEN, Kind.QUALIFIER) for t in tokens)
-    begins = tokens[0].text in ("this", "it", "these", "they")
+    if tokens[0].text == "there":  # "There is now surrounding callus"
+        is_callus = any(t.value == "healing" for t in tokens)
+        return is_callus and all(t.kind in kinds or t.text == "surrounding" for t in tokens)
+    begins = tokens[0].text in ("this", "it", "these", "they", "which", "both", "all")
     is_bare = has(tokens, Kind.AGE) and tokens[0].kind in (Kind.AGE, Kind.HEDGE)  # "Likely old"
     return (begins or is_bare) and all(t.kind in kinds for t in tokens)
+
+
+def dates_bones(tokens: Sequence[Token]) -> bool:
+    """Tell whether a part says of bones only how old they are: "the 5th and 6th ribs are old"."""
+    verb = next((n for n, token in enumerate(tokens) if token.kind is Kind.VERB), None)
+    subject = (Kind.ARTICLE, Kind.NUMBER, Kind.LEVEL, Kind.AND, Kind.COMMA, Kind.BONE, Kind.SIDE)
+    predicate = (Kind.VERB, Kind.AGE, Kind.QUALIFIER)
+    return (
+        verb is not None
+        and sum(token.kind is Kind.AGE for token in tokens) == 1
+        and all(token.kind in subject for token in tokens[:verb])
+        and all(token.kind in predicate for token in tokens[verb:])
+    )
 
 
 _MAYBE = ("may ", "might ", "could ", "can ", "possib", "maybe", "perhaps", "potential", "question")
@@ -89,11 +105,12 @@ def is_anaphor(phrase: Phrase) -> bool:
 
 
 def answers_yes(tokens: Sequence[Token]) -> bool:
-    """Tell whether a sentence answers a question: "Yes, the right 6th rib"."""
+    """Tell whether a sentence answers a question: "Yes", "Yes, the right 6th rib"."""
     begins = bool(tokens) and tokens[0].text == "yes"
-    return begins and is_bare(tokens[1:])
+    return begins and all(t.kind in BARE for t in tokens[1:])
 
 
 def is_no(tokens: Sequence[Token]) -> bool:
-    """Tell whether a sentence is no more than "No." or "None.", as an answer is."""
-    return len(tokens) == 1 and tokens[0].text in ("no", "none", "negative", "absent")
+    """Tell whether a sentence is no more than "No." or "None seen.", as an answer is."""
+    begins = bool(tokens) and tokens[0].text in ("no", "none", "negative", "absent")
+    return begins and all(t.kind in (Kind.SEEN, Kind.VERB) for t in tokens[1:])

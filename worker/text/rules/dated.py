@@ -1,10 +1,14 @@
 """Ages: acute, old, healing, said of this fracture and of nothing else."""
 
-from worker.text.lexicon import Kind
-from worker.text.phrase import NOUNS, PREDICATES, STOPS, Phrase
+from collections.abc import Sequence
+from itertools import takewhile
+
+from worker.text.lexicon import Kind, Token
+from worker.text.phrase import JOINTS, NOUNS, PREDICATES, STOPS, Phrase
 from worker.text.rules.joined import has_other_subject
 from worker.text.rules.reach import denies_property
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
+from worker.text.rules.unseen import speaks_of_past
 
 _LATE_ONLY = ("prior", "previous", "past")
 _OF_THE_PATIENT = ("status post", "history of", "prior history of", "past history of",
@@ -49,25 +53,47 @@ def _is_negated(phrase: Phrase, at: int) -> bool:
 
 def _is_of_fracture(phrase: Phrase, at: int) -> bool:
     tokens = phrase.tokens
-    if _is_negated(phrase, at):
+    if _is_negated(phrase, at) or _was_then(phrase, at):
         return False
     if at > phrase.at:
         return tokens[at].text not in _LATE_ONLY and _dates_back(phrase, at)
+    if tokens[at].text in _LATE_ONLY and at and tokens[at + 1].kind is Kind.COLON:
+        return False  # "new from prior: right 5th rib fracture"
     # An adjective, or "vertebral compression": "old parry fracture".
     end = phrase.at - (tokens[phrase.at - 1].kind in (Kind.UNKNOWN, Kind.FRACTURE))
     for token in tokens[at + 1 : end]:
-        if token is tokens[1] and at == 0 and token.kind is Kind.COLON:
-            continue  # "Old: right 6th rib fracture"
+        if token.kind is Kind.COLON and _is_heading(tokens, token):
+            continue  # "Old: right 6th rib fracture", "New from prior: ..."
         is_history = tokens[at].text in _OF_THE_PATIENT
         if is_history and token.text == "with":
             return False  # "status post bypass with a rib fracture"
-        if token.kind in PREDICATES or token.kind in STOPS or token.kind is Kind.COLON:
+        is_callus = tokens[at].text.startswith("callus")  # "callus is noted about the fracture"
+        if is_callus and (token.kind in PREDICATES or token.text == "bridging"):
+            continue
+        closing = (*PREDICATES, *STOPS, Kind.COLON, Kind.ABSENT, Kind.NEGATION)
+        if token.kind in closing:
             return False
         if token.kind in (*NOUNS, Kind.SKELETON) and not is_history:
             return False
         if token.kind is Kind.COMMA and (is_history or tokens[at].text in _LATE_ONLY):
             return False
     return True
+
+
+def _was_then(phrase: Phrase, at: int) -> bool:
+    """Tell an age of an earlier day: "previously acute", "which was new on the prior study"."""
+    before = phrase.tokens[at - 1].text if at else ""
+    near = takewhile(lambda token: token.kind not in JOINTS, phrase.tokens[at + 1 : at + 5])
+    later = list(near)
+    is_led = bool(later) and later[0].kind is Kind.PREPOSITION and speaks_of_past(later)
+    return is_led or before in ("previously", "formerly", "initially", "originally")
+
+
+def _is_heading(tokens: Sequence[Token], colon: Token) -> bool:
+    """Tell whether nothing but an age, and since when, stands before the colon."""
+    before = takewhile(lambda token: token is not colon, tokens)
+    passed = (Kind.AGE, Kind.PREPOSITION, Kind.ARTICLE, Kind.NEUTRAL)
+    return all(token.kind in passed for token in before)
 
 
 def _dates_back(phrase: Phrase, at: int) -> bool:
@@ -79,7 +105,7 @@ def _dates_back(phrase: Phrase, at: int) -> bool:
     if has_other_subject(tokens[phrase.at + 1 : at]):
         return False
     for token in tokens[at + 1 : phrase.high]:
-        if token.text in ("completely", "fully", "entirely"):
+        if token.text in ("completely", "fully", "entirely", "age"):
             continue
         if token.kind not in (Kind.SEGMENT, Kind.SIDE, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE):
             is_other = token.kind in (Kind.NOUN, Kind.UNKNOWN, Kind.DEVICE, Kind.PROPERTY)

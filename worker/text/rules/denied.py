@@ -8,7 +8,7 @@ from worker.text.phrase import BLANK_FORM, JOINTS, NAMED, STOPS, Phrase, has, is
 from worker.text.rules.joined import is_known
 from worker.text.rules.reach import reaches
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
-from worker.text.rules.unseen import denies_sight
+from worker.text.rules.unseen import denies_sight, speaks_of_past
 
 
 def _find_blanked_denial(phrase: Phrase) -> Hit | None:
@@ -33,6 +33,8 @@ _FALSE = frozenset(
      "premature", "unsafe", "mistaken", "misleading", "unreliable")
 )  # fmt: skip
 
+_HARDLY = frozenset(("hardly", "scarcely", "barely", "rarely", "seldom", "few"))
+"""Deny nearly all: "hardly any rib is not fractured", "few of the ribs are not fractured"."""
 _BETWEEN_DENIALS = frozenset({
     Kind.VERB, Kind.ARTICLE, Kind.BONE, Kind.SKELETON, Kind.SIDE, Kind.NUMBER, Kind.LEVEL,
     Kind.NEUTRAL, Kind.PREPOSITION,
@@ -44,7 +46,9 @@ def _find_denied_denial(phrase: Phrase) -> Hit | None:
     before = find_negation(phrase)
     if not before or not before[1]:
         return None
-    earlier = phrase.places(lambda t: t.kind is Kind.NEGATION, 0, before[0])
+    earlier = phrase.places(
+        lambda t: t.kind is Kind.NEGATION or t.text.split()[0] in _HARDLY, 0, before[0]
+    )
     between = phrase.tokens[earlier[-1] + 1 : before[0]] if earlier else ()
     is_own = phrase.tokens[before[0]].text != "nor"
     if earlier and is_own and all(t.kind in _BETWEEN_DENIALS for t in between):
@@ -132,9 +136,24 @@ def _find_presupposed(phrase: Phrase) -> Hit | None:
     is_definite = any(t.value == "definite" and t.text == "the" for t in phrase.before(4))
     is_named = has(phrase.own, Kind.NUMBER, Kind.LEVEL) or bool(dated) or several or is_definite
     is_unseen = any(t.value == "not" and t.kind is Kind.NEGATION for t in phrase.after())
-    if not is_named or not is_unseen or not _is_denied_later(phrase):
+    is_answer = has(phrase.after(1), Kind.COLON)  # "left 5th rib fracture: not seen"
+    if not is_named or not is_unseen or is_answer or not _is_denied_later(phrase):
         return None
     return Hit(_negating_words(phrase))
+
+
+def _find_earlier_denial(phrase: Phrase) -> Hit | None:
+    """Find the "on the prior study" of a denial."""
+    negated = _find_denial_before(phrase) or _find_denial_after(phrase)
+    if negated is None:
+        return None
+    end = min(phrase.until((*JOINTS, *STOPS), phrase.at), phrase.at + 5)
+    near = phrase.tokens[max(0, min(negated.words) - 2) : end]
+    is_then = any(t.text in _THEN for t in near)  # "initially no fracture was seen"
+    return negated if is_then or speaks_of_past(phrase.tokens[phrase.at + 1 :]) else None
+
+
+_THEN = ("initially", "originally", "previously", "formerly")
 
 
 def _find_denial_before(phrase: Phrase) -> Hit | None:
@@ -146,7 +165,8 @@ def _find_absent_before(phrase: Phrase) -> Hit | None:
     """Find the "absent" of "absent rib fracture"."""
     kinds = (Kind.AGE, Kind.QUALIFIER, Kind.SIDE, Kind.NUMBER, Kind.BONE, Kind.SEGMENT, Kind.HINT)
     low = phrase.skip_back(kinds, phrase.at)
-    is_absent = low == 1 and phrase.tokens[0].text == "absent"
+    is_field = low == 2 and phrase.tokens[1].kind is Kind.COLON  # "absent: clavicle fracture"
+    is_absent = (low == 1 or is_field) and phrase.tokens[0].text == "absent"
     return Hit((0,)) if is_absent else None
 
 
@@ -194,6 +214,8 @@ def _is_of_adjective(tokens: Sequence[Token], at: int) -> bool:
     if at and tokens[at - 1].text in ("previously", "formerly", "hitherto", "initially"):
         return True
     after = tokens[at + 1]
+    if after.text.startswith("positive"):
+        return False  # "not positive for fracture"
     return after.kind in (Kind.QUALIFIER, Kind.AGE, Kind.NEUTRAL) and (
         after.kind is not Kind.QUALIFIER or after.value != "definite"
     )
@@ -323,6 +345,11 @@ RULES = (
         "probably-no", "A hedge before a negation leaves the fracture open.",
         RuleVerdict.OPEN, _find_probable_denial,
         "Probably no fracture.", "No fracture.",
+    ),
+    TextRule(
+        "no-fracture-before", "A fracture denied on an earlier examination may be there now.",
+        RuleVerdict.ASIDE, _find_earlier_denial,
+        "No fracture on the prior study.", "No fracture on the prior or the current study.",
     ),
     TextRule(
         "no-fracture", "A negation denies what follows, over a list, as far as it reaches.",

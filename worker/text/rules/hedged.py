@@ -1,7 +1,7 @@
 """Hedges: possible, probable, versus, "?" make a fracture possible."""
 
 from worker.text.lexicon import Kind
-from worker.text.phrase import JOINTS, PREDICATES, STOPS, Phrase
+from worker.text.phrase import JOINTS, NAMED, PREDICATES, STOPS, Phrase, has
 from worker.text.rules.joined import has_other_subject
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
@@ -45,6 +45,9 @@ def _is_aside(phrase: Phrase, at: int) -> bool:
         return False
     if at > phrase.at:
         return not any(t.kind in (Kind.NUMBER, Kind.BONE) for t in tokens[at + 1 : phrase.high])
+    before = [t.kind for t in tokens[max(0, at - 2) : at]]
+    if before == [Kind.AGE, Kind.COMMA]:
+        return True  # "age-indeterminate, likely chronic"
     has_article = at > 0 and tokens[at - 1].kind is Kind.ARTICLE
     return has_article and tokens[at].text.endswith("ly")
 
@@ -101,6 +104,10 @@ def _find_alternative(phrase: Phrase) -> Hit | None:
         near = tokens[at + 1 : at + 5]
         if tokens[at].kind is Kind.OR and any(t.text in _MIMICS for t in near):
             return Hit((at,))
+    either = phrase.places(lambda token: token.text == "either")
+    ors = phrase.places(lambda token: token.kind is Kind.OR)
+    if either and ors and has(tokens[either[0] : ors[-1]], *NAMED):
+        return Hit((either[0], ors[-1]))  # "of either the 9th or the 10th rib"
     return None
 
 
@@ -116,7 +123,7 @@ RULES = (
         "Possible fracture of the left 5th rib.", "Left 5th rib fracture, probably old.",
     ),
     TextRule(
-        "or-artifact", "A fracture or what looks like one is possible.",
+        "or-artifact", "A fracture or what looks like one is possible, and either of two bones.",
         RuleVerdict.POSSIBLE, _find_alternative,
         "Left 5th rib fracture or artifact.", "Left 5th rib fracture or fractures.",
     ),

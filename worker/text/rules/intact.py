@@ -105,7 +105,9 @@ def _bones_ahead(tokens: Sequence[Token], at: int) -> list[Site] | None:
     if is_list and end + 1 < len(tokens):
         return None
     return (
-        [] if tokens[end].kind is Kind.SKELETON else read_sites(tokens, end, end + 4, frozenset())
+        []
+        if tokens[end].kind is Kind.SKELETON
+        else read_sites(tokens, end if is_list else at + 1, end + 4, frozenset())
     )
 
 

@@ -37,6 +37,16 @@ def is_on_bones(tokens: Sequence[Token]) -> bool:
     return has(tokens, *NAMED, Kind.SKELETON, Kind.ABNORMALITY) or not has(tokens, Kind.NOUN)
 
 
+def _find_opposite(phrase: Phrase) -> Hit | None:
+    """Find the "the left 5th rib is not", said after "the clavicles are intact", or is not seen."""
+    tokens = phrase.tokens
+    end = phrase.skip_back((Kind.SEEN,), len(tokens))
+    is_not = end > 1 and tokens[end - 1].value == "not"
+    is_short = end < len(tokens) or (is_not and tokens[end - 2].kind is Kind.VERB)
+    is_of_bones = has(tokens, *NAMED, Kind.SIDE) and not has(tokens, Kind.NOUN, Kind.ABNORMALITY)
+    return Hit((end - 1,)) if is_not and is_short and is_of_bones else None
+
+
 def _find_hidden_fracture(phrase: Phrase) -> Hit | None:
     """Find a word that is in no table and has the fracture in it, as "fracturewith"."""
     hidden = phrase.places(lambda token: token.kind is Kind.UNKNOWN and "fractur" in token.text)
@@ -126,6 +136,11 @@ CLAUSES = (
     ),
 )  # fmt: skip
 RULES = (
+    TextRule(
+        "not-so", "Bones that are not seen, or not what others are said to be, are open.",
+        RuleVerdict.OPEN, _find_opposite,
+        "The clavicles are intact. The left 5th rib is not.", "The left 5th rib is not enlarged.",
+    ),
     TextRule(
         "unsure-bones", "What is not sure of bones leaves them open.",
         RuleVerdict.OPEN, _find_unsure_view,

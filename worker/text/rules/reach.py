@@ -159,7 +159,8 @@ class _Walk:
         if token.kind is Kind.COLON or (token.kind is Kind.VERB and is_there):
             return True
         is_answer = token.text == "positive" and before[-1].kind in JOINTS
-        if token.text == "positive for" or is_answer:
+        is_turn = token.text == "positive for" and before[-1].kind is not Kind.NEGATION
+        if is_turn or is_answer:
             return True  # "negative for pneumothorax, positive for fracture"
         is_predicate = token.kind in PREDICATES and self.has_noun
         return is_predicate and not _leads_to_link(self.tokens, at, self.end)

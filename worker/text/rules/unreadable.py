@@ -99,6 +99,21 @@ def _find_glued_negation(phrase: Phrase) -> Hit | None:
     return Hit(glued) if glued else None
 
 
+def _find_misspelt_no(phrase: Phrase) -> Hit | None:
+    """Find the "mo" that may be the "no" of "mo acute fracture"."""
+    opening = (Kind.AGE, Kind.QUALIFIER, Kind.BONE, Kind.CARRIER, Kind.SKELETON, Kind.PREPOSITION)
+    first = phrase.tokens[0]
+    is_near = first.kind is Kind.UNKNOWN and _resembles_no(first.text)
+    is_led = phrase.at and all(t.kind in opening for t in phrase.tokens[1 : phrase.at])
+    return Hit((0,)) if is_near and is_led else None
+
+
+def _resembles_no(word: str) -> bool:
+    if len(word) == 2:
+        return word[0] == "n" or word[1] == "o"
+    return len(word) == 3 and ("no" in word or (word[0], word[2]) == ("n", "o"))
+
+
 def _find_known_fracture(phrase: Phrase) -> Hit | None:
     """Find a request that names a fracture as a fact and not as a question."""
     asking = (Kind.ASKING, Kind.HEDGE, Kind.UNSURE, Kind.QUERY, Kind.NEGATION)
@@ -170,5 +185,10 @@ MENTIONS = (
         "glued-negation", "A negation that has run into the next word leaves a fracture open.",
         RuleVerdict.OPEN, _find_glued_negation,
         "Noacute fracture of the left rib.", "No acute fracture of the left rib.",
+    ),
+    TextRule(
+        "misspelt-no", "A first word that may be a misspelt no leaves a fracture open.",
+        RuleVerdict.OPEN, _find_misspelt_no,
+        "Mo acute fracture.", "Acute fracture.",
     ),
 )  # fmt: skip

@@ -29,6 +29,27 @@ formerly yesterday then past recent old
 _PAST = frozenset(_PAST_WORDS.split())
 
 
+_NOW = frozenset(("current", "present", "now", "today", "this", "new"))
+_AT_THAT_TIME = ("on", "in", "at", "by")
+
+
+def speaks_of_past(after: Sequence[Token]) -> bool:
+    """Tell whether what is denied was looked for on an earlier examination only.
+
+    "No fracture on the prior study" says nothing of this one; "no new fracture since the prior
+    study" and "no fracture on prior or current films" do.
+    """
+    tail = list(takewhile(lambda token: token.kind is not Kind.BREAK, after))
+    if any(token.text in _NOW for token in tail):
+        return False
+    passed = (Kind.PREPOSITION, Kind.ARTICLE)
+    for at, token in enumerate(tail):
+        if token.text in _AT_THAT_TIME:
+            named = next((t for t in tail[at:] if t.kind not in passed), None)
+            return named is not None and named.text.split()[0] in _PAST
+    return False
+
+
 def denies_sight(after: Sequence[Token]) -> bool | None:
     """Tell whether the words after "not" say that a fracture is not there.
 
