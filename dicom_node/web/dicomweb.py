@@ -10,9 +10,10 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
@@ -22,13 +23,14 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from starlette.exceptions import HTTPException
 
-from dicom_node.base.errors import NotFound
+from dicom_node.base.errors import NotFound, NotUnderstood
 from dicom_node.base.logs import Sparse
 from dicom_node.base.plurals import counted
 from dicom_node.credentials import Credentials
 from dicom_node.dimse import Sender
 from dicom_node.flow.intake import Intake
 from dicom_node.settings import Settings
+from dicom_node.standard.unreadable import UNREADABLE
 from dicom_node.standard.web_services import (
     INSTANCE,
     RENDERED_PARAMETERS,
@@ -65,6 +67,12 @@ _PDF = "application/pdf"
 _PDF_CLASS = "1.2.840.10008.5.1.4.1.1.104.1"
 _DOCUMENT = 0x00420011
 """Encapsulated Document."""
+
+_CANNOT_BE_READ = "1 object not sent: it is gone, or cannot be read; replay the Instance"
+_AT_ONCE = 256
+"""Objects whose text is made before an answer begins."""
+
+Made = TypeVar("Made")
 
 _old = Sparse(logging.getLogger(__name__), per_minute=1)
 _damaged = Sparse(logging.getLogger(__name__))
@@ -157,7 +165,8 @@ def _add_queries(
         matches = list(islice(found, asked.offset, asked.offset + asked.limit + 1))
         shown = [asked.shown(match, root) for match in matches[: asked.limit]]
         headers = asked.warnings(has_more=len(matches) > asked.limit)
-        return _attributes_response(kind, shown, lambda ds: lambda element: "", headers)
+        rows = (_attributes_of(ds, kind, lambda ds: lambda element: "") for ds in shown)
+        return _attributes_response(kind, rows, headers)
 
     caller = Depends(client)
 
@@ -258,10 +267,13 @@ def _add_objects(
         kind = media_types.parse(choose(request, offered)).name
         trail.retrieved(request, name, found)
         if kind == DICOM:
-            one = StreamingResponse(_file_chunks(found[0]), media_type=DICOM)
+            one = StreamingResponse(_file_chunks(request, found[0]), media_type=DICOM)
             return _partial(request, one)
         parts = (
-            (f"{DICOM};transfer-syntax={_transfer_syntax_of(stored)}", _file_chunks(stored))
+            (
+                f"{DICOM};transfer-syntax={_transfer_syntax_of(stored)}",
+                _file_chunks(request, stored),
+            )
             for stored in found
         )
         return _partial(request, multipart.related(DICOM, parts))
@@ -277,8 +289,11 @@ def _add_objects(
             where += f"/instances/{ds.SOPInstanceUID}/bulkdata"
             return lambda element: f"{where}/{int(element.tag):08X}"
 
-        found_data = (stored.read() for stored in found)
-        return _partial(request, _attributes_response(kind, found_data, address))
+        def row(stored: Stored) -> str | bytes:
+            return _attributes_of(stored.read(), kind, address)
+
+        rows = _convert_each(request, found, row, _AT_ONCE)
+        return _partial(request, _attributes_response(kind, rows))
 
 
 def _add_rendered(
@@ -298,13 +313,11 @@ def _add_rendered(
         shown = [stored for stored in found if kind in views[stored.sop_instance_uid]]
         trail.accessed(request, name, shown)
         headers = _unknown_parameters(request)
-        read = (stored.read() for stored in shown)
-        if kind == "text/plain":
-            text = map(tree.as_text, read)
-            return StreamingResponse(text, media_type=kind, headers=headers)
-        if kind == "text/html":
-            page = tree.page(map(tree.as_html, read))
-            return StreamingResponse(page, media_type=kind, headers=headers)
+        if kind in ("text/plain", "text/html"):
+            write = tree.as_text if kind == "text/plain" else tree.as_html
+            texts = _convert_each(request, shown, lambda stored: write(stored.read()), _AT_ONCE)
+            content = texts if kind == "text/plain" else tree.page(texts)
+            return StreamingResponse(content, media_type=kind, headers=headers)
         largest = _asked_viewport(request)
 
         def view(stored: Stored) -> bytes:
@@ -312,9 +325,10 @@ def _add_rendered(
                 return _document_bytes(stored.read())
             return viewer.picture(stored, kind, largest, window)
 
+        views_of_kind = _convert_each(request, shown, view, 1)
         if len(shown) == 1:
-            return Response(view(shown[0]), media_type=kind, headers=headers)
-        return multipart.related(kind, ((kind, [view(stored)]) for stored in shown))
+            return Response(next(views_of_kind), media_type=kind, headers=headers)
+        return multipart.related(kind, ((kind, [content]) for content in views_of_kind))
 
     @_get_route(router, f"{path}/thumbnail", dependencies=guarded)
     def thumbnail(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
@@ -337,7 +351,8 @@ def _add_frames(
         _check_frames(frames, has_picture=pictures.has_picture(stored.header))
         kind = choose(request, (f'{RELATED};type="{OCTETS}"', OCTETS))
         trail.retrieved(request, name, found)
-        content = pictures.frame(stored.read())
+        with _reading():
+            content = pictures.frame(stored.read())
         if kind == OCTETS:
             return Response(content, media_type=OCTETS)
         return multipart.related(OCTETS, [(OCTETS, [content])])
@@ -367,8 +382,9 @@ def _add_bulk_data(router: APIRouter, find: Find, client: Client, trail: WebTrai
         request: Request, tag: str, name: str = caller, found: list[Stored] = wanted
     ) -> Response:
         """Send the value of one binary element."""
-        content = found[0].read()
-        element = content.get(Tag(tag)) if re.fullmatch(r"[0-9A-Fa-f]{8}", tag) else None
+        with _reading():
+            content = found[0].read()
+            element = content.get(Tag(tag)) if re.fullmatch(r"[0-9A-Fa-f]{8}", tag) else None
         if element is None or not isinstance(element.value, bytes):
             raise NotFound("no bulk data here")
         offered = [f'{RELATED};type="{OCTETS}"', OCTETS]
@@ -395,24 +411,79 @@ def _get_route(router: APIRouter, path: str, **more: Any) -> Callable[[Any], Any
     return router.api_route(path, methods=["GET", "HEAD"], **more)
 
 
-def _attributes_response(
-    kind: str,
-    found: Any,
-    address: Callable[[Dataset], Callable[[DataElement], str]],
-    headers: dict[str, str] | None = None,
-) -> Response:
-    """Send data sets as JSON (PS3.18 F) or as XML (PS3.19 A.1), one part each."""
+def _convert_each(
+    request: Request, found: Iterable[Stored], convert: Callable[[Stored], Made], at_once: int
+) -> Iterator[Made]:
+    """Return what is made of each object; one that cannot be read is left out.
+
+    The first `at_once` are made before the answer begins, so that its status knows of that. Where a
+    later one fails the answer is broken off: it would seem to be whole.
+
+    Raises
+    ------
+    NotFound
+        Nothing is left.
+    """
+    has_begun = False
+
+    def made() -> Iterator[Made]:
+        for stored in found:
+            try:
+                yield convert(stored)
+            except (NotUnderstood, *UNREADABLE):
+                _damaged.error(_CANNOT_BE_READ)
+                request.state.is_partial = True
+                if has_begun:
+                    _break_off(request)
+                    return
+
+    rows = made()
+    first = list(islice(rows, at_once))
+    if not first:
+        raise NotFound("its file is gone or damaged")
+    has_begun = True
+    return chain(first, rows)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Answer 404 where the object that a block reads cannot be read."""
+    try:
+        yield
+    except (NotUnderstood, *UNREADABLE) as exc:
+        _damaged.error(_CANNOT_BE_READ)
+        raise NotFound("its file is gone or damaged") from exc
+
+
+def _break_off(request: Request) -> None:
+    """Close the connection of an answer that has begun and cannot be brought to its end."""
+    connection: Any = request.scope.get("state", {}).get("connection")
+    if connection is not None:
+        connection.loop.call_soon_threadsafe(connection.end)
+
+
+def _attributes_of(
+    ds: Dataset, kind: str, address: Callable[[Dataset], Callable[[DataElement], str]]
+) -> str | bytes:
+    """Return a data set as JSON (PS3.18 F) or as XML (PS3.19 A.1)."""
     if kind == _RELATED_XML:
-        parts = ((XML, [native_model.as_xml(ds, address(ds), _BULK)]) for ds in found)
-        response = multipart.related(XML, parts)
+        return native_model.as_xml(ds, address(ds), _BULK)
+    return json.dumps(ds.to_json_dict(_BULK, address(ds)))
+
+
+def _attributes_response(
+    kind: str, rows: Iterable[Any], headers: dict[str, str] | None = None
+) -> Response:
+    """Send what `_attributes_of` made of data sets; as XML, one part each."""
+    if kind == _RELATED_XML:
+        response = multipart.related(XML, ((XML, [row]) for row in rows))
         response.headers.update(headers or {})
         return response
 
     def content() -> Iterator[str]:
         yield "["
-        for number, ds in enumerate(found):
-            row = ds.to_json_dict(_BULK, address(ds))
-            yield ("," if number else "") + json.dumps(row)
+        for number, row in enumerate(rows):
+            yield ("," if number else "") + row
         yield "]"
 
     return StreamingResponse(content(), media_type=kind, headers=headers)
@@ -447,7 +518,8 @@ def _one_picture(
     kind = choose(request, viewer.media_types(shown))
     window = _asked_window(request)
     trail.accessed(request, name, [shown])
-    content = viewer.picture(shown, kind, _asked_viewport(request) or largest, window)
+    with _reading():
+        content = viewer.picture(shown, kind, _asked_viewport(request) or largest, window)
     return Response(content, media_type=kind, headers=_unknown_parameters(request))
 
 
@@ -504,10 +576,14 @@ def _unknown_parameters(request: Request) -> dict[str, str]:
     return warning(name for name in request.query_params if name not in RENDERED_PARAMETERS)
 
 
-def _file_chunks(stored: Stored) -> Iterator[bytes]:
-    with stored.open() as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
+def _file_chunks(request: Request, stored: Stored) -> Iterator[bytes]:
+    try:
+        with stored.open() as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except (OSError, NotUnderstood):
+        _damaged.error(_CANNOT_BE_READ)  # it was there when the answer began
+        _break_off(request)
 
 
 def _transfer_syntax_of(stored: Stored) -> str:
