@@ -95,10 +95,12 @@ def _look_commands(commands: Any) -> None:
         commands, "status", "Show queue, deliveries and recent Instances.", _run_status
     )
     status.add_argument("--limit", type=int, default=10, help="recent Instances to list")
+    status.set_defaults(is_brief=True)
     trace = _add_command(
         commands, "trace", "Show every stage of one Instance with its time.", _run_trace
     )
     trace.add_argument("ident", metavar="ID", help=IDENT)
+    trace.set_defaults(is_brief=True)
     lines = _add_command(commands, "logs", "Show what the node's processes logged.", _run_logs)
     lines.add_argument("ident", nargs="?", default="", metavar="ID", help="a UID, job or peer")
     lines.add_argument("--follow", "-f", action="store_true", help="go on with what comes")
