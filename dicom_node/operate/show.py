@@ -165,7 +165,9 @@ def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> N
     console = Console()
     console.print(f"{trace.sop_instance_uid}: [bold]{trace.state}[/bold]")
     rows = [(time, s.stage, f"{s.ms:.0f} ms", s.detail or "") for time, s in stages]
-    console.print(_make_table(("time", "stage", "took", "detail"), rows))
+    table = _make_table(("time", "stage", "took", "detail"), rows)
+    table.columns[0].no_wrap = True  # a narrow terminal folds the detail, not the time
+    console.print(table)
     for delivery in trace.deliveries:
         reason = f": {delivery.reason}" if delivery.reason else ""
         line = f"{delivery.kind} to {delivery.destination}: {delivery.state}{reason}"

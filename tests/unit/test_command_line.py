@@ -1,6 +1,7 @@
 """Every command says what it does by example, and fits a terminal of 80 columns."""
 
 import argparse
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from dicom_node.base.command import EXIT_CODES, CommandParser, run
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.base.examples import EXAMPLES
 from dicom_node.operate import show
+from dicom_node.settings import Settings
 from dicom_node.store.ledger import Ledger
 from worker import cli as worker_cli
 
@@ -110,3 +112,14 @@ def test_a_package_that_is_not_installed_is_named_with_what_installs_it(
     said = capsys.readouterr().err
     assert said.startswith("chexfract-worker: numpy is not installed: ")
     assert said.endswith(" -m pip install 'chexfract-node[worker]'\n")
+
+
+def test_trace_keeps_each_time_in_one_piece(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal of 80 columns folds the details."""
+    facts = instance(sop_instance_uid="1.2.3", calling_ae="A-LONG-AE-TITLE-")
+    ledger.instances.receive(facts, ())
+    show.trace(Settings(), ledger, "1.2.3", as_json=False)
+    received = [line for line in capsys.readouterr().out.splitlines() if "received" in line]
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\S*\d\d:\d\d  received ", received[0])

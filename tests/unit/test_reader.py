@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,11 @@ def test_the_notebooks_are_valid_and_keep_no_outputs() -> None:
         assert not any(cell.outputs or cell.execution_count for cell in cells)
         for cell in cells:
             compile(cell.source, "cell", "exec")
+
+
+def test_what_a_console_shows_of_an_answer_fits_it(reader: LoadedModel) -> None:
+    """Neither the bytes of the report nor those of the picture."""
+    answer = reader.describe(b"not an image")
+    shown = repr(replace(answer, report=bytes(5000), picture=np.zeros((500, 600), np.uint8)))
+    assert "not-dicom" in shown
+    assert len(shown) < 500

@@ -48,14 +48,14 @@ class ReadImage:
     """``present``, ``absent`` or ``undetermined``: what the text says about fractures."""
     findings: tuple[FractureFound, ...]
     """Each fracture: bone, number, side, certainty, age."""
-    picture: Image8 | None
+    picture: Image8 | None = field(repr=False)
     """What the model has seen: grey, upright, 0 = black."""
     reason: str | None
     """Why the image was not described, as ``code: sentence``."""
     warnings: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     """Milliseconds of each stage."""
-    report: bytes | None = None
+    report: bytes | None = field(default=None, repr=False)
     """The DICOM Structured Report, a Part 10 file; None for pictures without a study."""
     sop_instance_uid: str = ""
 
