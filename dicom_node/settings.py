@@ -110,8 +110,11 @@ meaning and are taken off here, so that titles compare as they are (DICOM PS3.5 
 
 PlainText = Annotated[
     str,
-    Field(max_length=64, pattern=r"^[^\\\x00-\x1f\x7f]*$"),
-    Wording("text of at most 64 characters without a backslash or a line break; write such"),
+    Field(max_length=64, pattern=r"^[^\\\x00-\x1f\x7f-\x9f]*$"),
+    Wording(
+        "text of at most 64 characters without a backslash or a line break"
+        " (or another control character); write such"
+    ),
 ]
 """A value of VR LO, in which a backslash would begin another value (DICOM PS3.5 6.4)."""
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 TASK = "worker.describe"
 """Name of the Celery task that takes one `Handout`."""
@@ -36,6 +36,15 @@ Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=128)]
 """An id or a token: it stands in paths, so it may hold nothing that leads elsewhere."""
+
+
+def without_nul(text: str) -> str:
+    """Return a text that PostgreSQL takes; where it held NUL it is equal to none that is kept."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+Text = Annotated[str, AfterValidator(without_nul)]
+"""What may come into a row of the ledger as it is."""
 
 Count = Annotated[int, Field(ge=0, le=1 << 62)]
 """A number, or bytes, that pages and gauges can show: a float holds it."""
@@ -189,8 +198,8 @@ class Judgement(Message):
 class ClaimRequest(Message):
     """Body of ``POST /jobs/{id}/claim``."""
 
-    token: str
-    worker: str
+    token: Text
+    worker: Text
     """Host name and process id of the worker; for people."""
 
 
@@ -208,14 +217,14 @@ class Claim(Message):
 class LeaseRequest(Message):
     """Body of ``POST /jobs/{id}/lease``: work on the job has made progress."""
 
-    token: str
+    token: Text
 
 
 class ReleaseRequest(Message):
     """Body of ``POST /jobs/{id}/release``: the job goes back to the node."""
 
-    token: str
-    reason: str
+    token: Text
+    reason: Text
     counts: bool = True
     """Whether this was an attempt at the Instance (false: the worker's own trouble)."""
     delay_s: float = Field(default=0.0, ge=0, le=3600)
@@ -290,8 +299,8 @@ class WorkerHeartbeat(Message):
 class Reason(Message):
     """Why an Instance was not analysed."""
 
-    code: str = Field(max_length=64)
-    text: str = Field(max_length=1024)
+    code: Text = Field(max_length=64)
+    text: Text = Field(max_length=1024)
 
 
 class FractureFound(Message):
@@ -351,10 +360,10 @@ class ReportObject(Message):
 class Result(Message):
     """Part ``result`` (JSON) of ``POST /jobs/{id}/result``; the objects follow as files."""
 
-    token: str
+    token: Text
     outcome: Literal["reported", "rejected"]
-    model: str
-    model_version: str
+    model: Text
+    model_version: Text
     device_uid: Uid
     options: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """`standard.uids.options_digest` of the model's parameters, of which UIDs are made; workers of

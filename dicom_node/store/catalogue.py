@@ -27,6 +27,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
 from dicom_node.base.errors import NotUnderstood
+from dicom_node.base.job import without_nul
 from dicom_node.standard import matching
 from dicom_node.standard.header import EXPLICIT, check_file, clean
 from dicom_node.standard.matching import PLAIN, How
@@ -489,7 +490,8 @@ def order_column(name: str) -> tuple[str, bool]:
 def _key_values(keys: Dataset, keyword: str) -> list[str]:
     if keyword not in keys or matching.is_universal(keys[keyword]):
         return []
-    return matching.values(keys[keyword])
+    # in no text of the ledger, and PostgreSQL would not compare with it
+    return [without_nul(text) for text in matching.values(keys[keyword])]
 
 
 def _entities_of_level(level: Level, group: Sequence[Stored]) -> Iterator[Dataset]:

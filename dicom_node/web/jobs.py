@@ -41,6 +41,7 @@ from dicom_node.base.job import (
     ReleaseRequest,
     Result,
     order_for_wire,
+    without_nul,
 )
 from dicom_node.base.logs import Sparse
 from dicom_node.flow.result_check import find_mismatch, read_source
@@ -185,7 +186,7 @@ class CallHead:
     """What the head of a call says: of which job it is, and its headers."""
 
     def __init__(self, job: str, scope: Scope) -> None:
-        self.job = job
+        self.job = without_nul(job)
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
 
     def header(self, name: str) -> str:

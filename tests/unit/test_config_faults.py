@@ -150,6 +150,7 @@ def test_every_end_of_tls_is_looked_at(
         ("[retention]\nimages = '-1h'", "retention.images: '-1h' is not a duration"),
         ("[web]\nproxy_header = \"X-User\\nX\"\nproxy_addresses = ['10.0.0.1']", "web.proxy_head"),
         ("[report]\nseries_description = 'a\\b'", "without a backslash or a line break"),
+        ("[report]\nseries_description = 'AI \u0085'", "without a backslash or a line break"),
         ("[peers.a]\nae_title = 'A\\B'\nhost = 'a'\nport = 104", "'A\\\\B' is not an AE title"),
         ("[retention_time]\nimages = '1h'", "retention_time: unknown key; did you mean retention?"),
     ],

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledgers import fresh, instance, route
 from postgresql import cluster
+from pydicom import Dataset
 
+from dicom_node.base.job import ClaimRequest, LeaseRequest, Message, Reason, ReleaseRequest
 from dicom_node.standard.names import folded, spaced
+from dicom_node.store.catalogue import Catalogue
 from dicom_node.store.ledger import Ledger, search
 from dicom_node.store.ledger.search import MOST_TEXT, searched_text, words_of
+from dicom_node.store.spool import Spool
+from dicom_node.web.jobs import CallHead
 
 NAMES = (
     "Doe^Jane",
@@ -165,3 +171,31 @@ def test_what_is_near_and_what_is_far_behind_is_found_once_and_in_order(
     for (often, words), rows in both[1].items():
         assert rows == both[0][often, words], (often, words)
     assert [len(both[1][0.5, words]) for words in ("often", "rare", "nobody")] == [37, 3, 0]
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "AccessionNumber", "StudyInstanceUID"])
+@pytest.mark.parametrize("text", ["A\0B", "*\0B", "\0", "A\0"])
+def test_a_key_with_nul_matches_nothing_that_is_kept_in_either_database(
+    ledgers: tuple[Ledger, Ledger], tmp_path: Path, keyword: str, text: str
+) -> None:
+    """PostgreSQL refuses NUL, which made the ledger seem to be away."""
+    keys = Dataset()
+    keys.add_new(keyword, "LO", text)
+    for ledger in ledgers:
+        found = Catalogue(ledger, Spool(tmp_path)).find("STUDY", keys)
+        assert [*found] == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ClaimRequest(token="a\0", worker="b\0"),
+        LeaseRequest(token="a\0"),
+        ReleaseRequest(token="a\0", reason="b\0"),
+        Reason(code="a\0", text="b\0"),
+    ],
+)
+def test_what_a_worker_says_reaches_the_ledger_without_nul(message: Message) -> None:
+    values = message.model_dump().values()
+    assert not [value for value in values if "\0" in str(value)]
+    assert CallHead("a\0b", {"headers": ()}).job == "a\ufffdb"
