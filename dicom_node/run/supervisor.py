@@ -304,10 +304,11 @@ def serve(config: Path, settings: Settings, worker_config: Path | None) -> int:
                 credentials = read_credentials(settings)
                 node = settings.node
                 ports = Ports(node.host, node.port, node.listener_count, node.data_dir)
+                # a start that fails leaves no settings in force, and no trail that it began
+                if embedded:
+                    embedded.start()
+                    url = embedded.url
                 apart.do_next()
-            if embedded:
-                embedded.start()
-                url = embedded.url
             children = _role_children(copy, url, ports, settings)
             found = worker_config or config.with_name("worker.toml")
             why_not = _why_no_worker(found)

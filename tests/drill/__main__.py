@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"no such fault: {', '.join(unknown)}", file=sys.stderr)
         return 2
+    # `timeout` ends a drill so: what it has mounted and started is cleaned up all the same
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
     def storm() -> int:
         result = drill(options)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dicom_node import credentials
+from dicom_node import credentials, in_force
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.in_force import Exchange
 from dicom_node.run import supervisor as supervision
@@ -148,6 +148,25 @@ time.sleep(60)
     time.sleep(0.2)
     stat = Path(f"/proc/{pid.read_text()}/stat")
     assert not stat.exists() or " Z " in stat.read_text()
+
+
+def test_a_start_without_its_broker_leaves_nothing_in_force(tmp_path: Path) -> None:
+    """Neither settings nor an audit trail that says that a node had begun."""
+    code = (
+        "import sys; from pathlib import Path; from dicom_node.base.errors import Unreachable\n"
+        "from dicom_node.flow import broker; from dicom_node.run import supervisor\n"
+        "from dicom_node.settings import Settings, Node\n"
+        "def start(self, timeout_s=0): raise Unreachable('the embedded broker is silent')\n"
+        "broker.Embedded.start = start\n"
+        f"settings = Settings(node=Node(data_dir=Path({str(tmp_path / 'var')!r})))\n"
+        f"try: supervisor.serve(Path({str(tmp_path / 'node.toml')!r}), settings, None)\n"
+        "except Unreachable as exc: sys.exit(str(exc))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+    assert done.stderr.splitlines()[-1] == "the embedded broker is silent"
+    assert (tmp_path / "var" / "ledger.sqlite").exists()
+    assert not (tmp_path / "var" / in_force.FILE).exists()
+    assert not (tmp_path / "var" / "audit").exists()
 
 
 def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
