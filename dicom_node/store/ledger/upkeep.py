@@ -19,8 +19,10 @@ TURN_S = 1.0
 _MOST_PAGES = 4000
 """Length of the log (16 MB) from which it is to begin again: each reader looks through it."""
 
+_TRIES = 5
+
 _FEW_PAGES = 500
-"""What may be left to copy while writers wait: 5 ms."""
+"""What may be left to copy while writers wait, from twice that length on: 5 ms."""
 
 _PORTION = 16
 """Pages of the full text index that one transaction writes: 2 ms."""
@@ -79,11 +81,14 @@ class Upkeep:
     def copy_log(self) -> None:
         """Copy the log into the file, and let it begin again when it has become long."""
         log = self._database.copy_log()
-        if log.pages <= _MOST_PAGES:
-            return
-        # what was written during the first copy: writers shall wait for the rest of it only
-        log = self._database.copy_log()
-        if log.pages - log.copied <= _FEW_PAGES:  # else an old view is open, and holds it
+        for _ in range(_TRIES):
+            if log.pages <= _MOST_PAGES or log.copied == log.pages:
+                return
+            # Who has written during the copy keeps the log from beginning again. The next copy is
+            # shorter, and mostly nobody writes during that.
+            log = self._database.copy_log()
+        if log.pages > 2 * _MOST_PAGES and log.pages - log.copied <= _FEW_PAGES:
+            # else an old view is open, which keeps what is in the log
             self._database.copy_log(begins_again=True)
 
     def merge_words(self) -> bool:
