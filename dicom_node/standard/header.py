@@ -304,6 +304,9 @@ def _wanted_values(
                 _check_pixels(file, formats, at, length, end)
             return
         if length == _UNDEFINED:
+            if is_new and is_top and tag in tags:
+                # pydicom would take it for the value, and this walk one that stands beside it
+                raise NotUnderstood(f"{tags[tag]} is a sequence")
             if len(implicit_levels) > DEPTH_LIMIT:
                 raise NotUnderstood("sequences are nested too deeply")
             # PS3.5 6.2.2: UN of undefined length holds Implicit VR items

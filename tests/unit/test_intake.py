@@ -535,6 +535,15 @@ def test_what_stands_twice_with_two_values_is_refused(station: Station, tag: int
     assert station.send(content + element(tag, first[tag].encode())).kind == "new"
 
 
+@pytest.mark.parametrize("tag", [0x0020000D, 0x00100020, 0x00080018])
+def test_a_sequence_in_place_of_a_value_is_refused(station: Station, tag: int) -> None:
+    """Beside the value itself, readers differ in which of the two they believe."""
+    sequence = struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, b"SQ", 0, 0xFFFFFFFF)
+    sequence += b"\xfe\xff\xdd\xe0" + bytes(4)
+    with pytest.raises(NotUnderstood, match="is a sequence"):
+        station.send(data_set({0x00100020: "P1"}) + sequence)
+
+
 def test_images_of_one_burst_get_what_their_own_facts_and_sender_ask_for(tmp_path: Path) -> None:
     rules = (
         Rule(name="chest", match={"body_part": ("CHEST",)}, model="a", send_to=["@sender"]),
