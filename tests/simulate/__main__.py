@@ -67,6 +67,15 @@ def _do(options: argparse.Namespace) -> int:
     return _play(options)
 
 
+SETTINGS = (
+    *("fsync=off", "full_page_writes=off", "jit=off", "deadlock_timeout=1ms"),
+    # Nothing of the server's own happens at a time of its own, and no plan hangs on what was
+    # executed before, nor on statistics of schedules before.
+    *("autovacuum=off", "plan_cache_mode=force_custom_plan"),
+)
+"""How the server of simulated ledgers is set up."""
+
+
 @contextmanager
 def _server(database: str) -> Iterator[None]:
     """Let the ledgers be in a server of PostgreSQL, where that is wanted."""
@@ -78,8 +87,7 @@ def _server(database: str) -> Iterator[None]:
 
     from . import schedule
 
-    settings = ("fsync=off", "full_page_writes=off", "jit=off", "deadlock_timeout=1ms")
-    with cluster(settings=settings) as server:
+    with cluster(settings=SETTINGS) as server:
         schedule.Servers.url_of = server.named
         yield
 

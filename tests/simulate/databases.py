@@ -295,6 +295,10 @@ class Content:
         if self._is_sqlite:  # another driver begins by itself
             cursor.execute("BEGIN")
         names = list(reversed(self._rows))
+        if not self._is_sqlite:
+            # Rows stand in new files, in the order in which they are written: where what was
+            # removed leaves gaps, the order of rows hangs on all the schedules before.
+            cursor.execute(f"TRUNCATE {', '.join(names)}")
         looks = ", ".join(f"EXISTS (SELECT 1 FROM {name})" for name in names)
         there = cursor.execute(f"SELECT {looks}").fetchone()
         for name, has_rows in zip(names, there, strict=True):

@@ -11,6 +11,7 @@ import select
 import time
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -45,6 +46,8 @@ class ServerLocks:
         self.waiting: list[LockWait] = []
         self.count = 0
         """How often a statement has waited for another's transaction."""
+        self._own: WeakSet[Any] = WeakSet()
+        """Connections that have executed something."""
         self._whole = psycopg.Connection.wait
         self._asked = psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
 
@@ -60,6 +63,7 @@ class ServerLocks:
         def wait(connection: Any, gen: Any, *args: Any, **kwargs: Any) -> Any:
             if self.effects is None or connection is self._asked:
                 return whole(connection, gen, *args, **kwargs)
+            self._own.add(connection)
             return self._wait(connection, gen, self.effects)
 
         psycopg.Connection.wait = wait  # type: ignore[method-assign,assignment]
@@ -120,11 +124,16 @@ class ServerLocks:
     def is_stuck(self, session: int, began: float) -> bool:
         """Return whether a session waits for another's transaction, and not each for the other.
 
-        A circle is ended by the server at once, unless one of them only stands in a queue.
+        A circle is ended by the server at once, unless one of them only stands in a queue. A
+        session of a process that was killed may still be ending, at a time of its own: it is waited
+        for where it stands, and so is what the server itself does.
         """
+        alive = {own.pgconn.backend_pid for own in self._own if not own.closed}
         seen, left = set(), [session]
         while left:
             for other in self._blockers(left.pop()):
+                if other not in alive:
+                    continue
                 if other == session and time.monotonic() - began < CIRCLE_S:
                     return False  # the server will end one of them
                 if other not in seen:
