@@ -1,9 +1,9 @@
 """OpenTelemetry traces from C-STORE to C-STORE-RSP, made of what the ledger has written down.
 
-The trace of an image is named by its job: a job id has 32 hexadecimal digits, as a trace id has.
-Nothing has to travel with a hand-out, logs of node and worker have the same id, and a trace that is
-sent twice is the same one. Without ``OTEL_EXPORTER_OTLP_ENDPOINT``, or without the extra
-``tracing``, nothing is done.
+The trace of an image is named by its job: the job's id, of 20 digits of 5 bits, is the number that
+a trace id is (that of a job of 0.1.0 has 32 digits of 4 bits). Nothing has to travel with a
+hand-out, and a trace that is sent twice is the same one. Without ``OTEL_EXPORTER_OTLP_ENDPOINT``,
+or without the extra ``tracing``, nothing is done.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class _NamedIds:
         self._trace = self._span = 1
 
     def name(self, job: str, what: str) -> None:
-        self._trace = int(job, 16)
+        self._trace = int(job, 16 if len(job) == 32 else 32)  # its digits in ledgers of before 0011
         digest = hashlib.sha256(f"{job} {what}".encode()).digest()
         self._span = int.from_bytes(digest[:8], "big") or 1
 

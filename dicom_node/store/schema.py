@@ -13,6 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -21,10 +22,10 @@ from sqlalchemy import (
     text,
 )
 
-VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
 """Every schema version there was; the last is that of this software."""
 
-READABLE_BY = "0007"
+READABLE_BY = "0011"
 """The oldest software, by its schema version, that may go on working on a ledger of this schema.
 
 It stays while migrations only add: tables, columns with a default, indexes. A migration after which
@@ -496,10 +497,11 @@ past_events = Table(
     "past_events",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("content", Text, nullable=False),
+    # SQLite keeps bytes in a column of text as they are
+    Column("content", LargeBinary().with_variant(Text, "sqlite"), nullable=False),
 )
-"""The events of Instances that are over, by number: all of one in one row. Since 0009, see
-`ledger.past`."""
+"""The events of Instances that are over, by number: all of one in one row. Since 0009, as bytes
+since 0011, see `ledger.past`."""
 
 judgements = Table(
     "judgements",

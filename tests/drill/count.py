@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from dicom_node.store.ledger.orders import load_own
+
 from .pictures import Picture
 from .processes import ROOT, python
 from .world import World
@@ -196,7 +198,9 @@ def rebuild(world: World, found: Count, rng: Random) -> int:
     sample = rng.sample(made, min(SAMPLE, len(made)))
     for row in sample:
         row["file"] = str(world.data / "spool" / row["file"])
-        row["report_order"] = json.dumps(_merged(_read(row.pop("shared")), _read(row.pop("own"))))
+        row["report_order"] = json.dumps(
+            _merged(_read(row.pop("shared")), load_own(row.pop("own")))
+        )
     done = subprocess.run(
         python("-m", "tests.drill.rebuild"),
         input="".join(json.dumps(row) + "\n" for row in sample),

@@ -80,8 +80,8 @@ def no_lease_token() -> AbstractContextManager[None]:
     return _patched(
         _changes(_OF, jobs.c.state == sa.bindparam("was")),
         (JobLedger, "held", row_of),
-        _where("_CLAIM", _OF, any_token, jobs.c.state == JobState.QUEUED),
-        _where("_REPORT", _OF, any_token, jobs.c.state == JobState.RUNNING),
+        *_claims(_OF, any_token, jobs.c.state == JobState.QUEUED),
+        *_reports(_OF, any_token, jobs.c.state == JobState.RUNNING),
     )
 
 
@@ -101,11 +101,22 @@ def _changes(*criteria: Any) -> tuple[Any, str, Any]:
     return ledger_jobs, "_change_of", change_of
 
 
-def _where(name: str, *criteria: Any) -> tuple[Any, str, Any]:
-    """Return the patch that gives a statement of the ledger of jobs other conditions."""
-    statement = getattr(ledger_jobs, name)._generate()
-    statement._where_criteria = criteria
-    return ledger_jobs, name, statement
+def _claims(*criteria: Any) -> list[tuple[Any, str, Any]]:
+    """Return the patches that claim a job under other conditions, in any database."""
+    claim = ledger_jobs._CLAIM._generate()
+    claim._where_criteria = criteria
+    at_once = ledger_jobs._claim_at_once(claim)
+    return [(ledger_jobs, "_CLAIM", claim), (ledger_jobs, "_CLAIM_AT_ONCE", at_once)]
+
+
+def _reports(*criteria: Any) -> list[tuple[Any, str, Any]]:
+    """Return the patches that record a result under other conditions, in any database."""
+    report = ledger_jobs._REPORT._generate()
+    report._where_criteria = criteria
+    at_once = {
+        stage: ledger_jobs._report_at_once(report, stage) for stage in ledger_jobs._REPORTS_AT_ONCE
+    }
+    return [(ledger_jobs, "_REPORT", report), (ledger_jobs, "_REPORTS_AT_ONCE", at_once)]
 
 
 def random_uids() -> AbstractContextManager[None]:
@@ -207,7 +218,7 @@ def resent_by_nobody() -> AbstractContextManager[None]:
     """A job that failed, or was reported, may be claimed again."""
 
     mine = (_OF, jobs.c.token == sa.bindparam("by"))
-    return _patched(_changes(*mine), _where("_CLAIM", *mine), _where("_REPORT", *mine))
+    return _patched(_changes(*mine), *_claims(*mine), *_reports(*mine))
 
 
 def another_nodes_report_refused() -> AbstractContextManager[None]:

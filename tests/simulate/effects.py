@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -353,12 +354,17 @@ def chance(seed: int) -> Iterator[None]:
     import uuid
 
     drawn = random.Random(seed)
-    kept = secrets.token_hex, uuid.uuid4
+    kept = secrets.token_hex, secrets.token_urlsafe, uuid.uuid4
+
+    def draw_bytes(number: int) -> bytes:
+        return drawn.getrandbits(8 * number).to_bytes(number)
+
     retention.time = SimpleNamespace(sleep=lambda _: None)  # type: ignore[assignment]
-    secrets.token_hex = lambda n=32: drawn.getrandbits(8 * (n or 32)).to_bytes(n or 32).hex()  # type: ignore[assignment]
+    secrets.token_hex = lambda n=32: draw_bytes(n or 32).hex()  # type: ignore[assignment]
+    secrets.token_urlsafe = lambda n=32: urlsafe_b64encode(draw_bytes(n or 32)).decode().rstrip("=")  # type: ignore[assignment]
     uuid.uuid4 = lambda: uuid.UUID(int=drawn.getrandbits(128), version=4)  # type: ignore[assignment]
     try:
         yield
     finally:
-        secrets.token_hex, uuid.uuid4 = kept
+        secrets.token_hex, secrets.token_urlsafe, uuid.uuid4 = kept
         retention.time = time

@@ -109,6 +109,9 @@ class Sqlite:
 
     words = "INSERT INTO words (rowid, text) {numbers} SELECT i, {text} FROM n WHERE i <= {merged}"
 
+    def add_past(self, rows: Iterator[tuple[int, bytes]]) -> None:
+        self._db.executemany("INSERT INTO past_events (number, content) VALUES (?, ?)", rows)
+
     def settle(self, last: int) -> None:
         """Leave the index of words as a node does shortly before it merges all of it again.
 
@@ -136,6 +139,7 @@ class Postgresql:
     """What is said otherwise in PostgreSQL."""
 
     def __init__(self, db: Any) -> None:
+        self._db = db
         self.execute = db.execute
         self.transaction = db.transaction
 
@@ -160,6 +164,12 @@ class Postgresql:
         "SELECT i, array_to_tsvector(string_to_array({text}, ' ')) FROM n"
     )
 
+    def add_past(self, rows: Iterator[tuple[int, bytes]]) -> None:
+        into = "COPY past_events (number, content) FROM STDIN"
+        with self._db.cursor() as cursor, cursor.copy(into) as copy:
+            for row in rows:
+                copy.write_row(row)
+
     def settle(self, last: int) -> None:
         """Let the sequence of numbers go on behind the clones."""
         self.execute(f"SELECT setval('instance_numbers', {last})")
@@ -171,13 +181,15 @@ def grow(db: Any, size: int) -> bool:
     begin = time.time() - EVERY_S * size
     if have >= size:
         return False
-    packed = packed_events(db)
+    life = kept_life(db)
     with db.without_triggers():  # the clones stand as the dozen do, and are counted at the end
         for first in range(have + 1, size + 1, BATCH):
             last = min(first + BATCH - 1, size)
             with db.transaction():
-                for statement in cloning(db, first, last, size, begin, packed):
+                for statement in cloning(db, first, last, size, begin):
                     db.execute(statement)
+                past = int(min(last + 1, max(first, size - AGE_S / EVERY_S)))
+                db.add_past((n, packed_life(life, n, begin)) for n in range(first, past))
         with db.transaction():
             db.execute("DELETE FROM totals")
             for table, name in {
@@ -201,7 +213,7 @@ def merged_before(size: int) -> int:
     return max(SEED, size - max(LEAST_NEW, size // NEW_SHARE))
 
 
-def cloning(db: Any, first: int, last: int, size: int, begin: float, packed: str) -> Iterator[str]:
+def cloning(db: Any, first: int, last: int, size: int, begin: float) -> Iterator[str]:
     """Yield the statements that add the Instances with these numbers.
 
     Files of images older than a day are gone, as with ``retention.images = "24h"``, and events of
@@ -284,7 +296,6 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float, packed: str
         of_instance.format("jobs j CROSS JOIN deliveries t") + of_job,
         {
             "job": f"{prefix} || substr(t.job, 9)",
-            "sop_instance_uid": uid(31),
             "created_at": at,
             "ended_at": f"{at} + 3",
         },
@@ -303,12 +314,6 @@ def cloning(db: Any, first: int, last: int, size: int, begin: float, packed: str
         f"{numbers}SELECT i, '', {at} + 86500, 'purged', '', 1 FROM n "
         f"WHERE {is_old} AND NOT {is_past}"
     )
-    first = f"CAST(({at}) * 1000 AS BIGINT)"
-    content = f"'[' || {first} || ',[\"' || {prefix} || '\"],{packed}]'"
-    yield (
-        "INSERT INTO past_events (number, content) "
-        f"{numbers}SELECT i, {content} FROM n WHERE {is_past}"
-    )
     yield clone(
         "study_numbers",
         of_instance.format("study_numbers t") + "t.study_instance_uid = s.study_instance_uid",
@@ -320,20 +325,28 @@ LATER_S = (0, 0.004, 0.731, 0.95, 28.472, 1.806, 86411.337)
 """Between the events of a life: received, routed, queued, claimed, reported, sent, purged."""
 
 
-def packed_events(db: Any) -> str:
-    """Return the events of the first of the dozen, and that its file was removed, as they are
-    packed, without their beginning."""
+def kept_life(db: Any) -> list[KeptEvent]:
+    """Return the events of the first of the dozen, and that its file was removed, each at its time
+    after the first."""
     rows = db.execute(
         "SELECT stage, job, ms, detail FROM events WHERE instance = 1 ORDER BY id"
     ).fetchall()
-    times = accumulate(LATER_S, initial=time.time())
-    next(times)
     kept = [
-        KeptEvent(stage, next(times), job, ms, detail, is_typed=True)
-        for stage, job, ms, detail in (*rows, ("purged", "", None, ""))
+        KeptEvent(stage, at, job, ms, detail, is_typed=True)
+        for at, (stage, job, ms, detail) in zip(
+            accumulate(LATER_S), (*rows, ("purged", "", None, "")), strict=False
+        )
     ]
     assert len(kept) == len(LATER_S), "the dozen live another life than before"
-    return pack_events(kept).partition("],")[2][:-1]
+    return kept
+
+
+def packed_life(life: list[KeptEvent], n: int, begin: float) -> bytes:
+    """Return the packed events of the Instance with this number."""
+    received, job = begin + EVERY_S * n, f"{n * SPREAD % RANGE:08x}"
+    return pack_events(
+        [event._replace(at=received + event.at, job=event.job and job) for event in life]
+    )
 
 
 def seed(url: str, folder: Path, report: bytes) -> None:

@@ -60,7 +60,7 @@ def reported(
     api: Api, ticket: Ticket, content: Callable[[str], bytes] = lambda uid: b"SR", **changes: Any
 ) -> None:
     """Report a fracture, with one object of the report."""
-    uid = f"2.25.{int(ticket.job[:12], 16)}"
+    uid = f"2.25.{int(ticket.job[:12], 32)}"
     found = FractureFound(bone="rib", number="7", side="left", certainty="possible")
     made = ReportObject(
         kind="sr", part="sr", sop_class_uid=SR, sop_instance_uid=uid, series_instance_uid="1.2.9"

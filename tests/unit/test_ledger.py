@@ -51,6 +51,7 @@ from dicom_node.base.job import FractureFound, Reason, ReportObject, Result, Tic
 from dicom_node.store import schema
 from dicom_node.store.ledger import Ledger, Wanted, as_json, past
 from dicom_node.store.ledger import database as database_module
+from dicom_node.store.ledger import instances as instances_module
 from dicom_node.store.ledger.events import Details, Stage
 from dicom_node.store.ledger.studies import StudyFilter
 from dicom_node.store.ledger.views import JobView
@@ -1403,6 +1404,28 @@ def test_acts_holds_and_a_reload_wait_for_each_other_and_never_in_a_circle(
         rounds=8,
     )
     for ledger in ledgers:
+        ledger.close()
+
+
+def test_two_listeners_get_the_same_images_in_two_orders_and_neither_refuses_any(
+    postgresql: Cluster,
+) -> None:
+    url = postgresql.fresh()
+    one, other = Ledger.open(url), Ledger.open(url)
+
+    def listens(ledger: Ledger, step: int) -> Callable[[int], object]:
+        def receive(round_: int) -> None:
+            batch = [
+                instances_module._Arrival(instance(8 * round_ + n), [route()], "", 1000.0)
+                for n in range(8)
+            ]
+            ledger.instances._receive_batch(batch[::step])
+
+        return receive
+
+    race(listens(one, 1), listens(other, -1), rounds=12)
+    assert one.history.status().jobs == {"received": 96}
+    for ledger in (one, other):
         ledger.close()
 
 

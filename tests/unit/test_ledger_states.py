@@ -127,7 +127,7 @@ class Acts(RuleBasedStateMachine):
             post(
                 ledger,
                 ticket,
-                result(ticket, int(ticket.job[:6], 16), outcome=outcome, reason=reason),
+                result(ticket, int(ticket.job[:6], 32), outcome=outcome, reason=reason),
             )
 
     @rule(by=WRITERS, ticket=tickets, most=st.integers(1, 3), counts=st.booleans())

@@ -39,7 +39,7 @@ def test_who_waits_for_a_held_transaction_goes_on_when_it_has_ended() -> None:
     """Two senders send again what is known, one of them held while it has the row's lock."""
     events = [
         schedule.Event("send", (1, 0, 0, 0, 0)),
-        schedule.Event("weave", (0, 7)),
+        schedule.Event("weave", (0, 8)),
         schedule.Event("send", (1, 0, 0, 2, 0)),
         schedule.Event("send", (0, 0, 0, 1, 0)),
     ]

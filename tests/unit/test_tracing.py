@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -32,15 +32,17 @@ STEPS = [
 ]
 
 
-def test_a_job_is_one_trace_of_its_own_id_across_node_and_worker() -> None:
+@pytest.mark.parametrize(("job", "trace"), [(JOB, int(JOB, 16)), ("0v" * 10, int("0v" * 10, 32))])
+def test_a_job_is_one_trace_of_its_own_id_across_node_and_worker(job: str, trace: int) -> None:
     kept = InMemorySpanExporter()
     traces = tracing.TraceExporter(kept)
     for _ in range(2):  # a second delivery sends the same spans, not others
-        traces.export(JOB, STEPS, {"chexfract.destination": "archive"})
+        steps = [replace(step, job=job) if step.job == JOB else step for step in STEPS]
+        traces.export(job, steps, {"chexfract.destination": "archive"})
         traces.flush()
     spans = kept.get_finished_spans()
     traces.close()
-    assert {format(span.context.trace_id, "032x") for span in spans} == {JOB}
+    assert {span.context.trace_id for span in spans} == {trace}
     assert len({span.context.span_id for span in spans}) == len(spans) / 2 == 4
     by_name = {span.name: span for span in spans}
     route = by_name["C-STORE to report"]

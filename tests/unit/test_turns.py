@@ -11,14 +11,14 @@ from typing import Any
 import killed
 import pytest
 import sqlalchemy as sa
-from ledgers import fresh, instance, on, reported, route, taken
+from ledgers import fresh, instance, on, post, reported, result, route, taken
 from postgresql import Cluster, cluster
 
 from dicom_node.base.errors import Unreachable
 from dicom_node.flow.deliver import Deliverer
 from dicom_node.flow.loop import Threads
 from dicom_node.settings import Peer, Settings
-from dicom_node.store.ledger import Ledger, acts, repeats
+from dicom_node.store.ledger import Ledger, acts, locks, repeats
 from dicom_node.store.ledger.events import Details, NewEvent, append
 from dicom_node.store.ledger.purge import Purgeable
 from dicom_node.store.schema import VERSIONS
@@ -346,5 +346,87 @@ def test_a_failed_job_is_tried_again_while_a_repetition_is_found_to_be_the_same(
     assert one.instances.receive(instance(sha256="b" * 64), [route()]).kind == "comparing"
     (likeness,) = one.repeats.waiting()
     tried = during(monkeypatch, one, "_newest_jobs", other.acts.retry_failed, repeats)
-    assert one.repeats.settle_same(likeness, [route()]) == ()
+    assert one.repeats.settle_same(likeness, [route()]) == ((), "images/aa/1.dcm")
     assert tried() == [1]
+
+
+@pytest.mark.parametrize("act", ["retry", "resend"])
+def test_a_report_is_made_while_an_act_takes_its_locks_without_a_deadlock(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """Its deliveries are locked before its job, too, though there were none when that began."""
+    one, other = nodes
+    at = one.clock.wall() - 100
+    on(one, at).instances.receive(instance(), [route()])
+    ticket = taken(one, at=at)
+    lock_jobs, made = locks._lock_jobs, list[bool]()
+
+    def report_first(*given: Any) -> Any:
+        if not made:
+            made.append(post(other, ticket, result(ticket)))
+        return lock_jobs(*given)
+
+    monkeypatch.setattr(locks, "_lock_jobs", report_first)
+
+    def deliver() -> object:
+        (row,) = other.deliveries.due(10)
+        return other.deliveries.delivered(row.id, 0x0000)
+
+    sent = during(monkeypatch, one, "_jobs_of", deliver)
+    getattr(one.acts, act)("1.2.3.1")
+    assert (made, sent()) == ([True], [True])
+
+
+def test_a_conflict_comes_again_while_it_is_adopted_without_a_deadlock(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conflict is locked behind its Instance, as by a repetition."""
+    one, other = nodes
+    reported(one, at=one.clock.wall() - 100)
+    corrected = instance(sha256="f" * 64, file="conflicts/ff/1.dcm", patient_id="P2")
+    assert one.instances.receive(corrected, [route()]).kind == "conflict"
+    kept = one.acts.kept_apart("1.2.3.1")
+    again = during(
+        monkeypatch,
+        one,
+        "replace_content",
+        lambda: other.instances.receive(corrected, [route()]),
+        acts,
+    )
+    one.acts.adopt(kept.id, corrected, [route()])
+    (receipt,) = again()
+    assert getattr(receipt, "kind", receipt) == "duplicate"
+
+
+@pytest.mark.parametrize("many", ["extend_leases", "redate", "unpublish"])
+def test_who_changes_many_jobs_locks_them_by_their_ids_as_acts_do(
+    nodes: tuple[Ledger, Ledger], many: str
+) -> None:
+    one, other = nodes
+    at = one.clock.wall() - 100
+    for n in range(2, 8):
+        on(one, at + n).instances.receive(instance(n), [route()])
+    tickets = on(one, at + 9).jobs.hand_out("phantom", 6, at + 9999)
+    first = min(ticket.job for ticket in tickets)
+    assert first != tickets[0].job, "it is not the first row, either"
+    others = {
+        "extend_leases": lambda: other.jobs.extend_leases(-7200.0),
+        "redate": lambda: on(other, 1000.0).jobs.redate(),
+        "unpublish": lambda: other.jobs.unpublish(
+            sorted(tickets, key=lambda ticket: ticket.job, reverse=True)
+        ),
+    }
+    thread = threading.Thread(target=others[many])
+    lock = "SELECT 1 FROM jobs WHERE id {} :job FOR NO KEY UPDATE {}"
+    with one.database.writing() as act:
+        act.execute(sa.text(lock.format("=", "")), {"job": first})
+        thread.start()
+        waits = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with one.database.reading() as connection:
+                if connection.scalar(waits):
+                    break
+        act.execute(sa.text(lock.format(">", "NOWAIT")), {"job": first})
+    thread.join(60)
+    assert not thread.is_alive()

@@ -65,7 +65,7 @@ def finish(ledger: Ledger, folder: Path) -> list[str]:
     taker = Taker()
     for ticket in {ticket.job: ticket for handout in handed for ticket in handout.tickets}.values():
         on(ledger, LATER + 300).jobs.claim(ticket.job, ticket.token, "new-worker:1", 60)
-        post(ledger, ticket, result(ticket, int(ticket.job[:6], 16)), LATER + 310)
+        post(ledger, ticket, result(ticket, int(ticket.job[:6], 32)), LATER + 310)
     deliverer = Deliverer(settings, Spool(folder / "spool"), ledger, lambda _: taker)
     on(deliverer, LATER + 400).step()
     return taker.got

@@ -25,7 +25,13 @@ from dicom_node.store.ledger.instances import (
     content_datetime,
     job_id,
 )
-from dicom_node.store.ledger.locks import lock_deliveries, lock_destinations
+from dicom_node.store.ledger.kept_results import load_result
+from dicom_node.store.ledger.locks import (
+    lock_deliveries,
+    lock_destinations,
+    lock_instances,
+    lock_jobs,
+)
 from dicom_node.store.ledger.makers import JOB_COLUMNS, OPTIONS
 from dicom_node.store.ledger.orders import order_of, split_order
 from dicom_node.store.ledger.repeats import add_route, replace_content
@@ -39,6 +45,7 @@ from dicom_node.store.ledger.states import (
     InstanceState,
     JobState,
 )
+from dicom_node.store.ledger.variants import CHOSEN_UID
 from dicom_node.store.ledger.views import ConflictView, FindingJudgement
 from dicom_node.store.ledger.wanted import wishes_of
 from dicom_node.store.schema import (
@@ -110,13 +117,14 @@ class Acts:
         now = self._clock.wall()
         has_failed = sa.and_(IS_UNFINISHED, jobs.c.state == JobState.FAILED)
         with self._database.writing() as connection:
-            _hold_jobs(connection, has_failed)
+            has_failed = lock_jobs(connection, has_failed)
             of_failed = sa.select(jobs.c.sop_instance_uid).where(has_failed)
             _hold_instances(connection, instances.c.sop_instance_uid.in_(of_failed))
             rows = connection.execute(
                 sa.select(jobs, instances.c.file)
                 .join(instances)
                 .where(has_failed, instances.c.file != "")
+                .order_by(jobs.c.id)
             ).all()
             return sum(self._restart_job(connection, row, now, by) for row in rows)
 
@@ -407,16 +415,17 @@ class Acts:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            # locked: its file may be removed at this moment (PostgreSQL)
-            kept_apart = sa.select(conflicts).where(conflicts.c.id == conflict).with_for_update()
-            row = connection.execute(kept_apart).first()
+            kept_apart = sa.select(conflicts).where(conflicts.c.id == conflict)
+            if (row := connection.execute(kept_apart).first()) is not None:
+                uid = row.sop_instance_uid
+                _hold_files(connection, uid)  # before the conflict, as a repetition locks them
+                # locked: its file may be removed at this moment (PostgreSQL)
+                row = connection.execute(kept_apart.with_for_update()).first()
             if row is None:
                 raise NotFound("it is not kept apart any more")
             if not row.file:  # since the caller has read its header
                 raise NotFound(f"{row.sop_instance_uid}: {REMOVED}")
             corrected = replace(corrected, file=row.file)
-            uid = row.sop_instance_uid
-            _hold_files(connection, uid)
             newest = {newest_job.model: newest_job for newest_job in self._jobs_of(connection, uid)}
             for newest_job in newest.values():
                 if newest_job.state not in FINAL:
@@ -651,7 +660,7 @@ def _verdict_of_word(word: str) -> Literal["agree", "disagree"]:
 
 def _judged_report(row: Row[Any]) -> JudgedReport:
     """Return what a job's result said, for a report that repeats it."""
-    kept = json.loads(row.result or "{}")
+    kept = load_result(row.result)
     return JudgedReport.model_validate(
         {
             name: kept[name]
@@ -701,9 +710,7 @@ def _find_predecessor(connection: Connection, row: Row[Any], study: str) -> Pred
         return _expected_report(row, study) or order_of(row, row.ordered).predecessor
     chosen = set(
         connection.scalars(
-            sa.select(deliveries.c.sop_instance_uid).where(
-                deliveries.c.job == row.id, deliveries.c.kind == "sr"
-            )
+            sa.select(CHOSEN_UID).where(deliveries.c.job == row.id, deliveries.c.kind == "sr")
         )
     )
     last = next((o for o in made if o.sop_instance_uid in chosen), made[0])
@@ -731,20 +738,10 @@ def _hold_files(connection: Connection, ident: str) -> None:
     job or the delivery that needs it again.
     """
     uids = find_instances(connection, ident)
-    of_these = jobs.c.sop_instance_uid.in_(uids)
-    mine = deliveries.c.job.in_(sa.select(jobs.c.id).where(of_these))
-    lock_deliveries(connection, mine, with_jobs=of_these)
-    # jobs before Instances, as a repetition locks them
-    _hold_instances(connection, instances.c.sop_instance_uid.in_(uids))
+    lock_instances(connection, uids, with_deliveries=True)
+    mine = deliveries.c.job.in_(sa.select(jobs.c.id).where(jobs.c.sop_instance_uid.in_(uids)))
     names = sa.select(deliveries.c.destination).where(mine, deliveries.c.state.in_(UNSENT))
     lock_destinations(connection, destinations.c.name.in_(names))
-
-
-def _hold_jobs(connection: Connection, which: sa.ColumnElement[bool]) -> None:
-    # Retention waits for a shared lock of keys, and who writes a job does not: a courier locks a
-    # delivery and its trigger then the job, while an act on that job waits for the delivery.
-    held = sa.select(jobs.c.id).where(which).order_by(jobs.c.id)
-    connection.execute(held.with_for_update(read=True, key_share=True))
 
 
 def _hold_instances(connection: Connection, which: sa.ColumnElement[bool]) -> None:

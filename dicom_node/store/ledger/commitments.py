@@ -22,6 +22,7 @@ from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
 from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.locks import lock_deliveries
 from dicom_node.store.ledger.states import DeliveryState
+from dicom_node.store.ledger.variants import CHOSEN_UID, IS_CHOSEN
 from dicom_node.store.schema import IS_ASKED, commitments, deliveries, jobs, objects
 
 
@@ -60,11 +61,7 @@ _DUE = (
         deliveries.c.reason,
     )
     .join(jobs, jobs.c.id == deliveries.c.job)
-    .join(
-        objects,
-        (objects.c.job == deliveries.c.job)
-        & (objects.c.sop_instance_uid == deliveries.c.sop_instance_uid),
-    )
+    .join(objects, IS_CHOSEN)
     .where(deliveries.c.destination == sa.bindparam("destination"), _IS_DUE)
     .order_by(deliveries.c.ask_at, deliveries.c.id)
     .limit(sa.bindparam("most"))
@@ -75,6 +72,7 @@ _ASKED = (
         commitments.c.ended_at.label("answered_at"),
         commitments.c.attempts.label("asked_after"),
         deliveries,
+        CHOSEN_UID.label("chosen"),
     )
     .join(deliveries, deliveries.c.id == commitments.c.delivery)
     .where(_OF_TRANSACTION)
@@ -208,10 +206,10 @@ class Commitments:
             if by is not None and any(row.destination not in by for row in rows):
                 return False
             for row in rows:
-                if row.sop_instance_uid in committed:
+                if row.chosen in committed:
                     commit_delivery(connection, row.id, now)
-                elif row.sop_instance_uid in failed:
-                    self._send_again(connection, row, failed[row.sop_instance_uid], wait, now)
+                elif row.chosen in failed:
+                    self._send_again(connection, row, failed[row.chosen], wait, now)
             write(connection, _END, [{"transaction": transaction_uid, "now": now}])
         return bool(rows)
 

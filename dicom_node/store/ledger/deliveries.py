@@ -27,7 +27,14 @@ from dicom_node.store.ledger.locks import lock_deliveries, lock_destinations
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.replaced import NOTE
 from dicom_node.store.ledger.states import UNSENT, DeliveryState
-from dicom_node.store.ledger.variants import ReportFile, keep_variant, variants_of
+from dicom_node.store.ledger.variants import (
+    CHOSEN_NAME,
+    CHOSEN_UID,
+    IS_CHOSEN,
+    ReportFile,
+    keep_variant,
+    variants_of,
+)
 from dicom_node.store.ledger.views import DestinationState
 from dicom_node.store.ledger.wanted import Wish, load_wishes, result_word
 from dicom_node.store.schema import (
@@ -106,6 +113,7 @@ _FIRST_HELD_AHEAD = sa.select(destinations.c.name).where(_IS_HELD_AHEAD).limit(1
 _DUE = (
     sa.select(
         deliveries,
+        CHOSEN_UID.label("chosen"),
         jobs.c.sop_instance_uid.label("source"),
         instances.c.calling_ae,
         instances.c.calling_host,
@@ -126,12 +134,22 @@ _FAILURES = sa.select(destinations.c.failures).where(
     destinations.c.name == sa.bindparam("destination")
 )
 _THIS = deliveries.c.id == sa.bindparam("delivery")
+_WANTED = sa.bindparam("wanted", type_=sa.String)
 _CHOOSE = (
     deliveries.update()
     .where(_THIS)
     .values(
         sop_instance_uid=sa.case(
-            (deliveries.c.sop_instance_uid == "", sa.bindparam("wanted")),
+            (
+                deliveries.c.sop_instance_uid == "",
+                sa.func.coalesce(
+                    sa.select(CHOSEN_NAME)
+                    .where(objects.c.job == deliveries.c.job, objects.c.sop_instance_uid == _WANTED)
+                    .limit(1)
+                    .scalar_subquery(),
+                    _WANTED,
+                ),
+            ),
             else_=deliveries.c.sop_instance_uid,
         ),
         unanswered=deliveries.c.unanswered + 1,
@@ -221,16 +239,8 @@ _RESUME = (
 )
 _IS_UNTRIED = sa.and_(IS_UNSENT, deliveries.c.attempts == 0)
 _ADD = deliveries.insert()
-_CHOSEN = sa.select(deliveries.c.job, deliveries.c.sop_instance_uid).where(_THIS)
-_CHOOSE_AT_ONCE = _CHOOSE.returning(
-    deliveries.c.sop_instance_uid,
-    sa.exists()
-    .where(
-        objects.c.job == deliveries.c.job,
-        objects.c.sop_instance_uid == deliveries.c.sop_instance_uid,
-    )
-    .label("has_row"),
-)
+_CHOSEN = sa.select(deliveries.c.job, CHOSEN_UID).where(_THIS)
+_CHOOSE_AT_ONCE = _CHOOSE.returning(CHOSEN_UID, sa.exists().where(IS_CHOSEN).label("has_row"))
 """With whether the object has a row already, as that which was made has."""
 _WITH_SOURCE = (
     sa.select(deliveries, jobs.c.sop_instance_uid.label("source")).join(jobs).where(_THIS)
@@ -285,10 +295,10 @@ class Deliveries:
             return 0
         late, held = deliveries.c.dated_at - now, destinations.c.changed_at - now
         with self._database.writing() as connection:
-            lock_deliveries(connection, _IS_AHEAD, latest)
+            mine = lock_deliveries(connection, _IS_AHEAD, latest)
             count = connection.execute(
                 deliveries.update()
-                .where(_IS_AHEAD)
+                .where(mine)
                 .values(
                     next_at=deliveries.c.next_at - late,
                     ask_at=sa.case(
@@ -479,13 +489,14 @@ class Deliveries:
         now = self._clock.wall()
         sent = 0
         with self._database.writing() as connection:
-            rows = connection.execute(
-                sa.select(deliveries).where(
-                    deliveries.c.job == job,
-                    deliveries.c.destination == SENDER,
-                    deliveries.c.state.in_(UNSENT),
-                )
-            ).all()
+            waiting = sa.and_(
+                deliveries.c.job == job,
+                deliveries.c.destination == SENDER,
+                deliveries.c.state.in_(UNSENT),
+            )
+            mine = lock_deliveries(connection, waiting)
+            query = sa.select(deliveries).where(mine).order_by(deliveries.c.id)
+            rows = connection.execute(query).all()
             for row in rows:
                 sent += self._redirect_delivery(connection, row, destination, kinds, now)
         return sent
@@ -703,7 +714,7 @@ def _due_of(connection: Connection, destination: str, now: float, limit: int) ->
                 row.kind,
                 things,
                 row.attempts,
-                row.sop_instance_uid,
+                row.chosen,
                 row.calling_ae,
                 row.calling_host,
                 # after a restore each attempt may be the second: "duplicate" is then an answer to

@@ -20,11 +20,13 @@ from dicom_node.store.ledger.deliveries import IS_SENT
 from dicom_node.store.ledger.events import Details, Event, NewEvent, append
 from dicom_node.store.ledger.events import Stage as Kind
 from dicom_node.store.ledger.holds import names_of
+from dicom_node.store.ledger.kept_results import load_result
 from dicom_node.store.ledger.makers import DEVICE_UID, JOB_COLUMNS, MODEL_VERSION
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.past import EVENT_COLUMNS, KeptEvent, all_events, kept_event
 from dicom_node.store.ledger.search import newest_numbers, words_of
 from dicom_node.store.ledger.states import OPEN, UNSENT, DeliveryState, JobState
+from dicom_node.store.ledger.variants import CHOSEN_UID
 from dicom_node.store.ledger.views import (
     Arrival,
     ConflictView,
@@ -317,7 +319,7 @@ class History:
                 for job, result, whole_s in rows:
                     if job.startswith(prefix) and result:
                         found.append((TO_REPORT, max(0.0, whole_s * 1000)))
-                        content = json.loads(result)
+                        content = load_result(result)
                         took = kept_times(content)
                         found += took.items()
                         if "model" in took:
@@ -353,6 +355,12 @@ _NAMED = (
     .order_by(instances.c.received_at.desc()),
 )
 """What somebody may name an Instance by, in the order in which it is looked for."""
+
+
+_OF_DELIVERY: tuple[sa.ColumnElement[Any], ...] = (
+    *(column for column in deliveries.c if column.name != "sop_instance_uid"),
+    CHOSEN_UID.label("sop_instance_uid"),
+)
 
 
 def find_instances(connection: Connection, ident: str) -> list[str]:
@@ -392,7 +400,7 @@ def _read_trace(connection: Connection, uid: str) -> Trace:
     )
     ids = [job.id for job in job_rows]
     delivery_rows = all_of(
-        sa.select(deliveries).where(deliveries.c.job.in_(ids)).order_by(deliveries.c.id)
+        sa.select(*_OF_DELIVERY).where(deliveries.c.job.in_(ids)).order_by(deliveries.c.id)
     )
     made = tuple(_job_view(job) for job in job_rows)
     last = made[-1] if made else None

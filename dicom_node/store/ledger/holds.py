@@ -18,7 +18,7 @@ from dicom_node.base.errors import NotFound
 from dicom_node.store.actor import Actor
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
-from dicom_node.store.ledger.locks import lock_deliveries
+from dicom_node.store.ledger.locks import lock_deliveries, lock_jobs
 from dicom_node.store.ledger.states import JobState
 from dicom_node.store.ledger.views import View
 from dicom_node.store.schema import IS_UNFINISHED, IS_UNSENT, deliveries, destinations, holds, jobs
@@ -102,9 +102,10 @@ _IS_HELD = sa.select(holds.c.name).where(
 def _take_back(connection: Connection, kind: HoldKind, name: str) -> None:
     """Take back what waits in the broker: its tickets are stale from now on."""
     column = jobs.c.model if kind == "model" else jobs.c.rule
+    waiting = sa.and_(IS_UNFINISHED, jobs.c.state == JobState.QUEUED, column == name)
     connection.execute(
         jobs.update()
-        .where(IS_UNFINISHED, jobs.c.state == JobState.QUEUED, column == name)
+        .where(lock_jobs(connection, waiting))
         .values(state=JobState.RECEIVED, token="", until=0)
     )
 

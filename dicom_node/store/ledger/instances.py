@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -33,8 +33,9 @@ from dicom_node.store.ledger.events import (
     Stage,
     event_row,
 )
-from dicom_node.store.ledger.orders import split_order
-from dicom_node.store.ledger.repeats import ReceiptKind, Repeats, hold_jobs
+from dicom_node.store.ledger.locks import lock_instances
+from dicom_node.store.ledger.orders import load_own, split_order
+from dicom_node.store.ledger.repeats import ReceiptKind, Repeats
 from dicom_node.store.ledger.search import (
     ADD_WORDS,
     ADD_WORDS_POSTGRESQL,
@@ -324,10 +325,14 @@ class Instances:
 
     def _receive_batch(self, arrivals: Sequence[_Arrival]) -> list[Receipt | None]:
         """Record in one transaction what comes for the first time; None for the others."""
+        in_order = sorted(arrivals, key=_order_of_arrival)
         with self._database.driving() as driver:
             self._new_orders.clear()
             self._new_begun.clear()
-            receipts = [self._record_first(driver, arrival) for arrival in arrivals]
+            # In one order: two listeners that get the same images in two orders would each wait
+            # for what the other has begun to record (PostgreSQL).
+            made = {id(arrival): self._record_first(driver, arrival) for arrival in in_order}
+            receipts = [made[id(arrival)] for arrival in arrivals]
         self._order_ids |= self._new_orders  # not before they are committed
         if len(self._begun_at) > REMEMBERED:
             self._begun_at.clear()
@@ -449,7 +454,7 @@ class Instances:
     def _record_again(self, arrival: _Arrival) -> Receipt:
         """Record what came under a known UID."""
         with self._database.writing() as connection:
-            hold_jobs(connection, arrival.instance.sop_instance_uid)
+            lock_instances(connection, [arrival.instance.sop_instance_uid])
             # locked: its file may be removed at this moment (PostgreSQL)
             (first,) = fetch(connection, _LOCKED, {"uid": arrival.instance.sop_instance_uid})
             if not (first.sha256 and arrival.instance.sha256):
@@ -492,6 +497,10 @@ def _instance_row(arrival: _Arrival, reason: str) -> dict[str, Any]:
     return row | {"received_at": at, "kept_at": at}
 
 
+def _order_of_arrival(arrival: _Arrival) -> tuple[str, str]:
+    return arrival.instance.study_instance_uid, arrival.instance.sop_instance_uid
+
+
 def _why_ignored(arrival: _Arrival) -> str:
     return "" if arrival.routes else (arrival.reason or "no rule matched")
 
@@ -527,17 +536,24 @@ def _order_of_route(route: Route, number: int, now: float) -> ReportOrder:
 
 def _series_datetime(report_order: str) -> datetime | None:
     """Return when the first report of its series was made, as one of the reports tells."""
-    own = json.loads(report_order)
+    own = load_own(report_order)
     moment = own.get("series_datetime")
     if moment is None and own.get("instance_number", 1) == 1:
         moment = own.get("content_datetime")
     return datetime.fromisoformat(moment) if moment else None
 
 
+_DIGITS = 20
+"""Of a job's id, 5 bits each: half a million million jobs share none by chance, and three indexes
+and three tables hold it. Before 0011 it had 32 digits of 4 bits. Small letters and digits sort
+alike in every language."""
+
+
 def job_id(sop_instance_uid: str, model: str, generation: int) -> str:
     """Return the id of a job: the same for the same (Instance, model, generation)."""
     key = f"{sop_instance_uid}\n{model}\n{generation}"
-    return hashlib.sha256(key.encode()).hexdigest()[:32]
+    digest = hashlib.sha256(key.encode()).digest()
+    return base64.b32hexencode(digest[:15]).decode().lower()[:_DIGITS]
 
 
 def content_datetime(at: float) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,8 @@ from dicom_node.store.ledger.events import (
     said_of,
 )
 from dicom_node.store.ledger.holds import names_of
+from dicom_node.store.ledger.kept_results import dump_result
+from dicom_node.store.ledger.locks import lock_jobs
 from dicom_node.store.ledger.makers import Makers
 from dicom_node.store.ledger.orders import order_of
 from dicom_node.store.ledger.states import FINDINGS, HELD, NO_FINDING, OPEN, WITH_RESULT, JobState
@@ -36,18 +39,6 @@ LONGEST_WAIT_S = 120.0
 
 TURNED_AWAY_S = 2.0
 """Wait of a job for another worker, after a held worker has come for it."""
-
-_IN_COLUMNS = {
-    "token",
-    "outcome",
-    "model",
-    "model_version",
-    "device_uid",
-    "options",
-    "demonstration",
-    "objects",
-}
-"""What of a result has columns or rows of its own and is not kept in its JSON again."""
 
 TOKEN_BYTES = 12
 """Nobody guesses 96 bits within a lease, and each job keeps its token."""
@@ -133,6 +124,7 @@ _NEXT_DUE = sa.select(
     .scalar_subquery(),
     sa.select(sa.func.min(jobs.c.until)).where(_IS_HELD).scalar_subquery(),
 )
+_IS_BEFORE = _IS_HELD & (jobs.c.dated_at < sa.bindparam("before"))
 _IS_AHEAD = _IS_OPEN & (
     (jobs.c.dated_at > sa.bindparam("latest")) | (jobs.c.received_at > sa.bindparam("latest"))
 )
@@ -156,7 +148,7 @@ _REDATE = (
 )
 _EXTEND = (
     jobs.update()
-    .where(_IS_HELD, jobs.c.dated_at < sa.bindparam("before"))
+    .where(_IS_BEFORE)
     .values(
         until=jobs.c.until + sa.bindparam("more"), dated_at=jobs.c.dated_at + sa.bindparam("more")
     )
@@ -195,26 +187,28 @@ _CLAIM = (
         attempts=jobs.c.attempts + 1,
     )
 )
-_CLAIMED = (
-    _CLAIM.where(sa.not_(sa.exists(names_of("worker").where(holds.c.name == sa.bindparam("who")))))
-    .returning(
-        *(jobs.c.id.label("job"), jobs.c.sop_instance_uid, jobs.c.attempts, jobs.c.worker),
-        *(jobs.c.order_id, jobs.c.report_order),
+
+
+def _claim_at_once(claim: sa.Update) -> sa.Select[Any]:
+    """Return a claim and its event as one statement; no row where there is anything to say."""
+    is_held = sa.exists(names_of("worker").where(holds.c.name == sa.bindparam("who")))
+    columns = (jobs.c.id.label("job"), jobs.c.sop_instance_uid, jobs.c.attempts, jobs.c.worker)
+    claimed = (
+        claim.where(~is_held)
+        .returning(*columns, jobs.c.order_id, jobs.c.report_order)
+        .cte("claimed")
     )
-    .cte("claimed")
-)
-_CLAIM_AT_ONCE = (
-    sa.select(_CLAIMED.c.attempts, _CLAIMED.c.order_id, _CLAIMED.c.report_order)
-    .add_columns(instances.c.size, instances.c.file, orders.c.content.label("ordered"))
-    .join(instances, instances.c.sop_instance_uid == _CLAIMED.c.sop_instance_uid)
-    .outerjoin(orders, orders.c.id == _CLAIMED.c.order_id)
-    .add_cte(
-        insert_events(
-            _CLAIMED, Stage.CLAIMED, said_of(attempt=_CLAIMED.c.attempts, worker=_CLAIMED.c.worker)
-        ).cte("noted")
+    said = said_of(attempt=claimed.c.attempts, worker=claimed.c.worker)
+    return (
+        sa.select(claimed.c.attempts, claimed.c.order_id, claimed.c.report_order)
+        .add_columns(instances.c.size, instances.c.file, orders.c.content.label("ordered"))
+        .join(instances, instances.c.sop_instance_uid == claimed.c.sop_instance_uid)
+        .outerjoin(orders, orders.c.id == claimed.c.order_id)
+        .add_cte(insert_events(claimed, Stage.CLAIMED, said).cte("noted"))
     )
-)
-"""A claim that is good, and its event, in one statement; no row where there is anything to say."""
+
+
+_CLAIM_AT_ONCE = _claim_at_once(_CLAIM)
 _UNPUBLISH = (
     jobs.update()
     .where(_IS_MINE, jobs.c.state == JobState.QUEUED)
@@ -236,20 +230,23 @@ _REPORT = (
     )
 )
 
-_REPORTED = _REPORT.returning(*jobs.c, jobs.c.id.label("job")).cte("reported")
-_REPORT_AT_ONCE = (
-    sa.select(*(column for column in _REPORTED.c if column.name != "job"))
-    .add_columns(instances.c.calling_ae, instances.c.calling_host)
-    .add_columns(orders.c.content.label("ordered"))
-    .join(instances, instances.c.sop_instance_uid == _REPORTED.c.sop_instance_uid)
-    .outerjoin(orders, orders.c.id == _REPORTED.c.order_id)
-)
 
-
-@cache
-def _report_at_once(stage: Stage) -> sa.Select[Any]:
+def _report_at_once(report: sa.Update, stage: Stage) -> sa.Select[Any]:
     """Return the statement that ends a job with a result, keeps the event and returns the row."""
-    return _REPORT_AT_ONCE.add_cte(insert_events(_REPORTED, stage).cte("noted"))
+    reported = report.returning(*jobs.c, jobs.c.id.label("job")).cte("reported")
+    return (
+        sa.select(*(column for column in reported.c if column.name != "job"))
+        .add_columns(instances.c.calling_ae, instances.c.calling_host)
+        .add_columns(orders.c.content.label("ordered"))
+        .join(instances, instances.c.sop_instance_uid == reported.c.sop_instance_uid)
+        .outerjoin(orders, orders.c.id == reported.c.order_id)
+        .add_cte(insert_events(reported, stage).cte("noted"))
+    )
+
+
+_REPORTS_AT_ONCE = {
+    stage: _report_at_once(_REPORT, stage) for stage in (Stage.REPORTED, Stage.REJECTED)
+}
 
 
 _NEXT = (
@@ -357,13 +354,13 @@ class JobLedger:
         # a power cut may undo this: the jobs are handed out again, and the lost tickets are void
         if not self._database.is_sqlite:
             at_once = _QUEUE_AT_ONCE if priority is None else _QUEUE_PRIORITY_AT_ONCE
-            tokens = [secrets.token_hex(TOKEN_BYTES) for _ in range(limit)]
+            tokens = [secrets.token_urlsafe(TOKEN_BYTES) for _ in range(limit)]
             wanted |= {"until_then": until, "tokens": tokens}
             given = self._database.in_one(at_once, wanted, durable=False)
             return [Ticket(job=row.id, token=row.token) for row in given]
         with self._database.writing(durable=False) as connection:
             rows = fetch(connection, query, wanted)
-            tickets = [Ticket(job=row.id, token=secrets.token_hex(TOKEN_BYTES)) for row in rows]
+            tickets = [Ticket(job=row.id, token=secrets.token_urlsafe(TOKEN_BYTES)) for row in rows]
             if tickets:
                 values = [
                     {"job": ticket.job, "given": ticket.token, "until_then": until, "now": now}
@@ -389,7 +386,7 @@ class JobLedger:
     def unpublish(self, tickets: Sequence[Ticket]) -> None:
         """Take back tickets that the broker did not get; this counts as no attempt."""
         with self._database.writing(durable=False) as connection:
-            for ticket in tickets:
+            for ticket in sorted(tickets, key=lambda ticket: ticket.job):
                 change(connection, _UNPUBLISH, {"of": ticket.job, "by": ticket.token})
 
     def waiting(self) -> dict[str, Waiting]:
@@ -418,6 +415,7 @@ class JobLedger:
         if not self._database.look(_FIRST_AHEAD, **latest):
             return 0
         with self._database.writing() as connection:
+            lock_jobs(connection, _IS_AHEAD, latest)
             return change(connection, _REDATE, latest | {"now": now})
 
     def extend_leases(self, by: float) -> int:
@@ -425,6 +423,7 @@ class JobLedger:
         # what was dated after the jump is right: half the jump lies between the two clocks
         before = self._clock.wall() - by / 2
         with self._database.writing(durable=False) as connection:
+            lock_jobs(connection, _IS_BEFORE, {"before": before})
             return change(connection, _EXTEND, {"before": before, "more": by})
 
     def expire(self, attempts: int) -> Expired:
@@ -595,7 +594,7 @@ class JobLedger:
                 "why": str(result.reason.code) if result.reason else "",
                 "maker": self._makers.number(connection, result, now),
                 "is_demonstration": result.demonstration,
-                "content": result.model_dump_json(exclude=_IN_COLUMNS, exclude_defaults=True),
+                "content": dump_result(result),
                 "keeps": 1 if result.objects else 0,
                 "found": FINDINGS.get(result.presence or "", NO_FINDING),
             }
@@ -660,7 +659,7 @@ class JobLedger:
     ) -> Row[Any] | None:
         """Give a job its result and return its row; None where the token does not hold it."""
         if not self._database.is_sqlite:
-            found = fetch(connection, _report_at_once(stage), values)
+            found = fetch(connection, _REPORTS_AT_ONCE[stage], values)
             return found[0] if found else None
         if not change(connection, _REPORT, values):
             return None
@@ -749,7 +748,7 @@ def _pause_after_fall(job: str, attempts: int) -> float:
     Jobs that fell together get waits apart, so that they do not meet in one worker again.
     """
     # 0.5 to 1.5 by the job's id: the same at each fall, different from job to job
-    apart = 0.5 + int(job[:4], 16) / 0x10000
+    apart = 0.5 + zlib.crc32(job.encode()) / 2**32
     return 0.0 if attempts < 2 else min(2.0 ** (attempts - 1), 60.0) * apart
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,6 +9,7 @@ from sqlalchemy.engine import Connection
 
 from dicom_node.base.job import Result
 from dicom_node.store.ledger.database import Database, fetch, write
+from dicom_node.store.ledger.kept_results import load_result
 from dicom_node.store.schema import instances, jobs, makers, workers
 
 EVERY_S = 60.0
@@ -118,7 +118,7 @@ def name_makers(
     made: dict[tuple[Any, ...], list[Any]] = {}
     for row in connection.execute(query):
         if row.result:
-            options = str(json.loads(row.result).get("options") or "")
+            options = str(load_result(row.result).get("options") or "")
             key = (row.model, row.model_version, row.device_uid, row.demonstration, options)
             made.setdefault(key, []).append(row)
     for key, rows in made.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from dicom_node.store.actor import Actor
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.kept_results import dump_content, load_result
 from dicom_node.store.ledger.states import (
     OPEN,
     TAKEN,
@@ -475,15 +475,14 @@ def _shortened(
     )
     found: list[dict[str, object]] = []
     for job, text in connection.execute(query):
-        content = json.loads(text)
+        content = load_result(text)
         took = kept_times(content)
         if len(took) > 2:
             rest = sum(ms for stage, ms in took.items() if stage != _MODEL)
             content["stages_ms"] = {_OTHER: round(rest, 1)}
             if _MODEL in took:
                 content["stages_ms"][_MODEL] = took[_MODEL]
-            short = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-            found.append({"of": job, "long": text, "short": short})
+            found.append({"of": job, "long": text, "short": dump_content(content)})
     return found
 
 

@@ -7,7 +7,6 @@ a conflict, kept apart until somebody adopts it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,6 +19,8 @@ from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database, change, fetch, write
 from dicom_node.store.ledger.deliveries import add_deliveries
 from dicom_node.store.ledger.events import Details, NewEvent, Stage, append
+from dicom_node.store.ledger.kept_results import load_result
+from dicom_node.store.ledger.locks import lock_instances
 from dicom_node.store.ledger.search import replace_words, searched_text, sort_name
 from dicom_node.store.ledger.states import WITH_RESULT, InstanceState, JobState
 from dicom_node.store.ledger.wanted import Wish, dump_wishes, load_wishes, wishes_of
@@ -122,13 +123,6 @@ _JOBS = (
     .join(instances, instances.c.sop_instance_uid == jobs.c.sop_instance_uid)
     .where(jobs.c.sop_instance_uid == _OF_INSTANCE)
     .order_by(jobs.c.generation)
-    .with_for_update(of=jobs)
-)
-_HELD_JOBS = (
-    sa.select(jobs.c.id)
-    .where(jobs.c.sop_instance_uid == _OF_INSTANCE)
-    .order_by(jobs.c.id)  # as acts do
-    .with_for_update()
 )
 _ROUTE = (
     instances.update()
@@ -249,7 +243,7 @@ class Repeats:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            hold_jobs(connection, likeness.sop_instance_uid)
+            lock_instances(connection, [likeness.sop_instance_uid])
             if not change(connection, _IS_SAME, {"likeness": likeness.id}):
                 return None
             first = _first_instance(connection, likeness.sop_instance_uid)
@@ -387,7 +381,7 @@ class Repeats:
         append(connection, [NewEvent(job.sop_instance_uid, Stage.ROUTED, now, job.id, said)])
         if job.state not in WITH_RESULT:
             return
-        kept = json.loads(job.result or "{}")
+        kept = load_result(job.result)
         is_rejected = job.state == JobState.REJECTED
         word = "rejected" if is_rejected else kept.get("presence") or "undetermined"
         parts = fetch(connection, _PARTS, {"job_id": job.id})
@@ -435,15 +429,6 @@ class Repeats:
         new = row | {"state": WAITING, "received_at": now}
         write(connection, _ADD_LIKENESS, [new], is_whole=False)
         return str(instance.file)
-
-
-def hold_jobs(connection: Connection, uid: str) -> None:
-    """Lock the jobs of an Instance before it is locked itself (PostgreSQL).
-
-    Acts do so, too: two orders are a deadlock, and a sender gets 0xA700.
-    """
-    if connection.dialect.name != "sqlite":
-        fetch(connection, _HELD_JOBS, {"uid": uid})
 
 
 def replace_content(

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection, Row
 
 from dicom_node.base.job import Predecessor, RejectionNote
 from dicom_node.store.ledger.states import TAKEN, DeliveryState
+from dicom_node.store.ledger.variants import IS_CHOSEN
 from dicom_node.store.schema import deliveries, jobs, objects
 
 NOTE = "rejection-note"
@@ -52,11 +53,7 @@ def _notes_of(connection: Connection, job: str, study: str) -> tuple[RejectionNo
             objects.c.sop_instance_uid,
             objects.c.series_instance_uid,
         )
-        .join(
-            objects,
-            (objects.c.job == deliveries.c.job)
-            & (objects.c.sop_instance_uid == deliveries.c.sop_instance_uid),
-        )
+        .select_from(deliveries.join(objects, IS_CHOSEN))
         .where(deliveries.c.job == job, objects.c.kind != NOTE, arrived)
         .order_by(deliveries.c.destination, objects.c.part)
     ).all()

@@ -18,7 +18,13 @@ from dicom_node.store.ledger.makers import DEVICE_UID, MODEL_VERSION
 from dicom_node.store.ledger.orders import has_judgement
 from dicom_node.store.ledger.search import newest_numbers
 from dicom_node.store.ledger.states import TAKEN
-from dicom_node.store.ledger.variants import ReportFile, is_recast, keep_variant, variants_of
+from dicom_node.store.ledger.variants import (
+    IS_CHOSEN,
+    ReportFile,
+    is_recast,
+    keep_variant,
+    variants_of,
+)
 from dicom_node.store.ledger.views import (
     Agreement,
     JudgementView,
@@ -265,9 +271,7 @@ class Results:
             .select_from(
                 _SHOWN.outerjoin(
                     deliveries,
-                    (deliveries.c.job == objects.c.job)
-                    & (deliveries.c.sop_instance_uid == objects.c.sop_instance_uid)
-                    & deliveries.c.state.in_(TAKEN),
+                    IS_CHOSEN & deliveries.c.state.in_(TAKEN),
                 )
             )
             .where(_IS_SHOWN, instances.c.study_instance_uid.in_(studies))

@@ -553,10 +553,11 @@ def _scanned_page(
 def _findings_of(connection: Connection, scanned: sa.Select[Any]) -> dict[str, int]:
     """Return the first place in the order of findings that an Instance's last reports have."""
     some = scanned.subquery()
-    words = ("present", "undetermined", "absent")
-    # What Pydantic writes has no blanks, and quotes within texts are escaped.
+    # Of a result of before 0008 only the JSON tells, until it has its letter: what Pydantic wrote
+    # has no blanks, and quotes within texts are escaped.
     rank = sa.case(
-        *((jobs.c.result.like(f'%"presence":"{word}"%'), n) for n, word in enumerate(words)),
+        *((jobs.c.finding == letter, n) for n, letter in enumerate(FINDINGS.values())),
+        *((jobs.c.result.like(f'%"presence":"{word}"%'), n) for n, word in enumerate(FINDINGS)),
         else_=_NO_FINDING,
     )
     query = (

@@ -7,7 +7,6 @@ file for each class, and these are sent as they are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,9 @@ from sqlalchemy.engine import Connection
 from dicom_node.standard.sr_classes import SR_CLASSES, recast_uid
 from dicom_node.standard.uids import object_uid
 from dicom_node.store.ledger.database import Database, fetch, fetch_among
+from dicom_node.store.ledger.kept_results import load_result
 from dicom_node.store.ledger.makers import DEVICE_UID, OPTIONS
-from dicom_node.store.schema import jobs, objects
+from dicom_node.store.schema import deliveries, jobs, objects
 
 RECAST = "sr:"
 """How the part of a variant begins; no worker's part has a colon."""
@@ -39,6 +39,26 @@ class ReportFile:
     def is_recast(self) -> bool:
         """Whether the file is the kept object, of which this object is made."""
         return is_recast(self.part)
+
+
+OWN_PART = "="
+"""How the name of a chosen object begins that is its part, and no UID."""
+
+CHOSEN_NAME = sa.literal_column(f"'{OWN_PART}'").concat(objects.c.part)
+"""What ``deliveries.sop_instance_uid`` has of an object of its job: a tenth of the UID, which the
+object has. Rows of before 0011 have the UID."""
+
+IS_CHOSEN = (objects.c.job == deliveries.c.job) & (
+    (objects.c.sop_instance_uid == deliveries.c.sop_instance_uid)
+    | (deliveries.c.sop_instance_uid == CHOSEN_NAME)
+)
+"""Whether an object is what was settled on for a delivery."""
+
+CHOSEN_UID = sa.func.coalesce(
+    sa.select(objects.c.sop_instance_uid).where(IS_CHOSEN).limit(1).scalar_subquery(),
+    deliveries.c.sop_instance_uid,
+)
+"""Its UID; empty while nothing is."""
 
 
 def is_recast(part: str) -> bool:
@@ -84,7 +104,7 @@ def _report_variants(made: Sequence[Any]) -> list[ReportFile]:
 
 def _variant_uid(row: Any, kept: ReportFile, sop_class: str) -> str:
     """Return the UID that a worker would give the report in this class."""
-    options = row.options or json.loads(row.result or "{}").get("options", "")
+    options = row.options or load_result(row.result).get("options", "")
     about = (row.source, row.device_uid, options, row.generation)
     if object_uid("sr", kept.sop_class_uid, *about) == kept.sop_instance_uid:
         return object_uid("sr", sop_class, *about)

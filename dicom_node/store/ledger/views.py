@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 
 from dicom_node.base.job import FractureFound, Reason, ReportOrder
 from dicom_node.store.ledger.events import Details, sentence
+from dicom_node.store.ledger.kept_results import load_result
 from dicom_node.store.ledger.wanted import Wish
 
 
@@ -117,7 +117,7 @@ class ResultView(View):
         """Return the result of a row of jobs; None while there is none."""
         if not row.result:
             return None
-        content = json.loads(row.result)
+        content = load_result(row.result)
         return cls(
             outcome=str(content.get("outcome") or row.state),
             model=row.model,

@@ -46,13 +46,22 @@ def wishes_of(route: Any) -> dict[str, Wish]:
 
 
 def dump_wishes(wishes: Mapping[str, Wish]) -> str:
-    """Return wishes as JSON: a list of kinds where nothing else is said, as 0.1.0 wrote it."""
-    return json.dumps({name: wish.as_kept() for name, wish in wishes.items()})
+    """Return wishes as JSON: a list of kinds where nothing else is said, as 0.1.0 wrote it.
+
+    The name alone stands for one destination that gets all, as most jobs have it.
+    """
+    kept = {name: wish.as_kept() for name, wish in wishes.items()}
+    (name, *others) = kept or [""]
+    # a name that JSON may begin with would be taken for JSON
+    if name and not others and kept[name] == [] and not name.startswith("{"):
+        return name
+    return json.dumps(kept, separators=(",", ":"))
 
 
 def load_wishes(text: str) -> dict[str, Wish]:
     """Return the wishes of a job by destination."""
-    return {name: _load_wish(said) for name, said in json.loads(text).items()}
+    kept = {text: []} if text and not text.startswith("{") else json.loads(text)
+    return {name: _load_wish(said) for name, said in kept.items()}
 
 
 def result_word(result: Result) -> str:
