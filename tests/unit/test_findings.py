@@ -72,6 +72,22 @@ def test_labelled_sentences_are_read_as_labelled(name: str) -> None:
     assert sum(exact) / len(exact) >= 0.92
 
 
+@pytest.mark.parametrize("view", ["seen on the lateral view", "on the lateral radiograph"])
+def test_the_name_of_a_view_is_not_a_part_of_a_bone(view: str) -> None:
+    assert [f.segment for f in parse(f"Left 5th rib fracture {view}.").fractures] == [None]
+    assert [f.segment for f in parse("Left lateral 5th rib fracture.").fractures] == ["lateral"]
+
+
+def test_an_answer_keeps_its_question() -> None:
+    denied = "Is there a left rib fracture? No."
+    found = "Is there a right rib fracture? Yes."
+
+    findings = parse(f"{denied} {found}")
+
+    assert [(f.side, f.sentence) for f in findings.fractures] == [("right", found)]
+    assert findings.absences == (Absence((Place("rib", None, "left"),), sentence=denied),)
+
+
 def test_the_phantom_models_sentences_are_read_exactly() -> None:
     text = "Fracture of the left 5th rib. Fracture of the right clavicle."
 
@@ -99,6 +115,10 @@ def test_the_phantom_models_sentences_are_read_exactly() -> None:
         ("No displaced left rib fracture.", (Place("rib", None, "left"),), ("displaced",), True),
         ("No fracture of the clavicle.", (Place("clavicle"),), (), True),
         ("No T8 fracture.", (Place("vertebra", "T8"),), (), True),
+        ("Upper ribs are intact.", (Place("rib"),), ("other",), True),
+        ("No lower rib fracture.", (Place("rib"),), ("other",), True),
+        ("No anterior left rib fracture.", (Place("rib", None, "left"),), ("other",), True),
+        ("No rib fracture on the lateral view.", (Place("rib"),), (), True),
     ],
 )
 def test_an_absence_keeps_what_it_is_limited_to(

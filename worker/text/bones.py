@@ -391,8 +391,9 @@ class SiteReader:
 
     def _read_segment(self, at: int, high: int) -> None:
         value = self.tokens[at].value
-        if value not in SEGMENTS:
-            return
+        after = self.tokens[at + 1].kind if at + 1 < high else None
+        if value not in SEGMENTS or after in (Kind.NOUN, Kind.DEVICE):
+            return  # "seen on the lateral view"
         passed = (*_ADJECTIVES, Kind.SIDE, Kind.NEUTRAL, Kind.PREPOSITION)
         if self._kind_after(at, high, passed) in (Kind.NUMBER, Kind.BONE, Kind.LEVEL):
             self.segment = value

@@ -32,6 +32,7 @@ class Denial:
     is_extra: bool
     side: str | None = None  # of all bones, where no sites are named
     sentence: str = ""
+    is_partial: bool = False  # of a part that has no name of its own: "upper ribs"
 
     def contradicts(self, entry: Entry) -> bool:
         """Tell whether this denial and that assertion cannot both be true."""

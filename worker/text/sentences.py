@@ -15,7 +15,8 @@ _MARKUP = re.compile(
     r"|response|output|final|summary|text|assistant|user|system|image|img)\s*/?>"
     r"|<\|[^<>|]{0,40}\|>|\[/?INST\]|\\(?:boxed|text(?:bf|it)?)\{|[*`]{1,3}|^[ \t]*#{2,6}\s"
     r"|^[ \t]*#\s(?!(?:of|the|in|is|are|at|through|seen|noted|present|involving|left|right|lt|rt"
-    r"|l|r|both|bilateral|b/l)\b|[rltdc]?\d)",
+    r"|l|r|both|bilateral|b/l|surgical|neck|noh|nof|shaft|prox|proximal|dist|distal|wedge)\b"
+    r"|[rltdc]?\d)",
     re.IGNORECASE | re.MULTILINE,
 )
 # Boxes of grounded answers: "<|box|>(12,30),(40,60)<|/box|>", "<box><x10><y20><x30><y40></box>".

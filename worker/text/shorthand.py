@@ -148,6 +148,8 @@ _SHORTHAND = (
     (re.compile(r"\bnot (?:just|merely|solely|simply)\b"), "not only"),
     (re.compile(r"\bnot (?:fully|entirely|completely) (?=included|imaged|covered)"), "not "),
     (re.compile(r"\bpos\b"), "positive"),
+    (re.compile(r"\bnoh\b"), "neck of humerus"),
+    (re.compile(r"\bbut (?=(?:grossly )?intact\s?(?:[.,;]|$))"), "and "),
     (re.compile(r"(?<=\w )\(\s?-\s?\)(?=\s?(?:[,;.]|$))"), "negative"),
     (_NEGATIVE_STUDY, "negative for"),
     (_LINE, "midaxillary line"),

@@ -1,10 +1,11 @@
 """From verdicts to the answer: entries are merged, contradictions weighed, the rest concluded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from worker.text.bones import (
     BLAND,
+    SEGMENTS,
     Site,
     SiteReader,
     implied_site,
@@ -56,6 +57,20 @@ class RuleReason:
     words: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FractureQuestion:
+    """A question on fractures, with its words and the bones that it names."""
+
+    tokens: Sequence[Token]
+    sites: tuple[Site, ...]
+    verbatim: str
+
+    @property
+    def bones(self) -> set[str]:
+        """The names of its bones, or "" for any."""
+        return {site.bone for site in self.sites} or {""}
+
+
 @dataclass(slots=True)
 class TextReading:
     """What has been understood so far of one text."""
@@ -69,7 +84,7 @@ class TextReading:
     is_void: bool = False  # garbled: nothing of the text is to be trusted
     knows_ribs: bool = False
     is_doubtful: bool = False  # not clear enough to call anything absent
-    question: frozenset[str] = frozenset()  # bones that the sentence before has asked about
+    question: FractureQuestion | None = None  # the sentence before, where it was one
     asked: set[str] = field(default_factory=set)  # bones of questions not answered since
     last: list[Entry] = field(default_factory=list)  # entries of the latest fracture
     signs: list[Site] = field(default_factory=list)  # bones of the sentence before
@@ -86,22 +101,23 @@ class TextReading:
         self.knows_ribs |= any(t.kind is Kind.BONE and t.value == "rib" for t in tokens)
         phrase = whole_phrase(tokens, sentence, self.lexicon)
         unread = self._ask_rules(self.rules.sentences, phrase)
-        question, self.question = self.question, _asked_bones(sentence, tokens)
-        if unread is None and question and answers_yes(tokens):
-            bones = () if has(tokens, *NAMED) else sorted(question - {""})
-            tokens = [
-                *(Token(Kind.BONE, bone, bone) for bone in bones),
-                Token(Kind.FRACTURE, "noun", "fracture"),
-                *tokens[1:],
-            ]
-            self.asked -= question
-        if unread is None and question and is_no(tokens):
+        asked, self.question = self.question, _read_question(sentence, tokens)
+        is_yes = unread is None and asked is not None and answers_yes(tokens)
+        is_denial = unread is None and asked is not None and is_no(tokens)
+        if asked and (is_yes or is_denial):
+            # "No." alone would mean nothing to whoever reads it in a report.
+            said = f"{asked.verbatim} {sentence.verbatim}"
+            sentence = replace(sentence, verbatim=said)
+            self.asked -= asked.bones
+        if asked and is_yes:
+            fracture = [Token(Kind.FRACTURE, "noun", "fracture")]
+            known = fracture if has(tokens, *NAMED) else asked.tokens
+            tokens = [*known, *tokens[1:]]  # "is there a left rib fracture", read as a statement
+        if asked and is_denial:
             self._note_reason("answer-no", RuleVerdict.DENIED, phrase, range(len(tokens)))
-            named = tuple(Site(bone, None, None, None, 0) for bone in sorted(question - {""}))
             self.denials.append(
-                Denial(named, frozenset(), is_extra=False, sentence=sentence.verbatim)
+                Denial(asked.sites, frozenset(), is_extra=False, sentence=sentence.verbatim)
             )
-            self.asked -= question
         if unread is None:
             self._read_statement(sentence, tokens)
             return
@@ -164,7 +180,9 @@ class TextReading:
                 self._add_bones(sentence, clause)
             else:
                 self._read_clause(sentence, clause)
+            # "The 5th rib has an irregular contour; fracture is possible."
             self.signs = read_sites(clause, 0, len(clause), frozenset()) or self.signs
+            self.is_label = shows_sign(clause) and not names_fracture(clause)
         self._drop_cut_off(sentence, everything, denials)
         for denial in self.denials[denials:]:
             denial.sentence = sentence.verbatim
@@ -233,7 +251,9 @@ class TextReading:
             if absence:
                 ages = _ages_of_absence(phrase.about(at))
                 hit = absence[1]
-                self.denials.append(Denial(tuple(hit.sites), ages, extra, hit.side))
+                denial = Denial(tuple(hit.sites), ages, extra, hit.side)
+                denial.is_partial = _names_part(tokens, hit.sites)
+                self.denials.append(denial)
 
     def _read_mention(self, sentence: Sentence, phrase: Phrase) -> None:
         decided = self._ask_rules(self.rules.mentions, phrase)
@@ -252,7 +272,9 @@ class TextReading:
         named = sites(phrase)
         self.is_void |= any(site.is_garbled for site in named)
         side = None if named else implied_site(phrase).side
-        self.denials.append(Denial(tuple(named), _read_qualifiers(phrase), extra, side))
+        denial = Denial(tuple(named), _read_qualifiers(phrase), extra, side)
+        denial.is_partial = _names_part(phrase.own, named)
+        self.denials.append(denial)
 
     def _add_assertion(self, sentence: Sentence, phrase: Phrase) -> None:
         named = sites(phrase)
@@ -369,7 +391,7 @@ class TextReading:
         found = [
             Absence(
                 tuple(Place(s.bone, s.number, s.side, s.part) for s in denial.sites),
-                tuple(sorted(denial.qualifiers)),
+                tuple(sorted(denial.qualifiers | ({"other"} if denial.is_partial else set()))),
                 denial.side,
                 denial.sentence,
             )
@@ -379,16 +401,18 @@ class TextReading:
         return tuple(dict.fromkeys(found))
 
 
-def _asked_bones(sentence: Sentence, tokens: Sequence[Token]) -> frozenset[str]:
-    """Return the bones that a question on fractures names, "" for any; none of other questions.
+def _read_question(sentence: Sentence, tokens: Sequence[Token]) -> FractureQuestion | None:
+    """Return a question that "no" answers with a denial of a fracture.
 
-    "Are the ribs intact?", "can a fracture be excluded?": "no" does not deny a fracture.
+    "Are the ribs intact?" and "can a fracture be excluded?" are none.
     """
     turned = (Kind.UNSURE, Kind.ABSENT, Kind.NEGATION, Kind.NORMAL)
     if not sentence.is_question or not names_fracture(tokens) or has(tokens, *turned):
-        return frozenset()
-    bones = {site.bone for site in read_sites(tokens, 0, len(tokens), frozenset())}
-    return frozenset(bones or {""})
+        return None
+    own = [token for token in tokens if token.kind is not Kind.QUERY]
+    return FractureQuestion(
+        own, tuple(read_sites(own, 0, len(own), frozenset())), sentence.verbatim
+    )
 
 
 def _heads_a_list(tokens: Sequence[Token]) -> bool:
@@ -464,6 +488,17 @@ def _ages_of_absence(phrase: Phrase) -> frozenset[str]:
     ages = {t.value or "other" for t in phrase.before(4) if t.kind is Kind.AGE}
     own = {"acute"} & set(phrase.word.text.split())
     return frozenset(ages | own)
+
+
+def _names_part(tokens: Sequence[Token], named: Sequence[Site]) -> bool:
+    """Tell whether bones are denied in a part only: "upper ribs", "the anterior left 5th rib"."""
+    is_region = any(
+        token.kind is Kind.SEGMENT
+        and token.value not in SEGMENTS
+        and not has(tokens[at + 1 : at + 2], Kind.NOUN)
+        for at, token in enumerate(tokens)
+    )
+    return any(site.segment and not site.part for site in named) or (bool(named) and is_region)
 
 
 def _read_qualifiers(phrase: Phrase) -> frozenset[str]:

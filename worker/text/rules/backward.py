@@ -12,8 +12,8 @@ MIMICS = frozenset(
      "artefactual", "artefacts", "overlapping")
 )  # fmt: skip
 """What is taken for a fracture and is none."""
-_SIGNS = ("irregularity", "lucency", "step off", "stepoff", "discontinuity", "disruption",
-          "deformity", "defect")  # fmt: skip
+_SIGNS = ("irregularity", "irregular", "lucency", "step off", "stepoff", "discontinuity",
+          "disruption", "deformity", "defect")  # fmt: skip
 _POINTING = ("this", "these", "it", "which", "findings", "finding", "appearance", "that",
              "appearances")  # fmt: skip
 

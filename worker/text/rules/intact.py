@@ -90,7 +90,8 @@ def _end_of_side(tokens: Sequence[Token], at: int) -> int:
 def _is_coordinated(tokens: Sequence[Token], at: int) -> bool:
     """Tell whether an unknown word stands beside "and": "the bones and zygapophyses are normal"."""
     near = (*tokens[max(0, at - 1) : at], *tokens[at + 1 : at + 2])
-    return tokens[at].kind is Kind.UNKNOWN and any(t.kind is Kind.AND for t in near)
+    is_open = tokens[at].kind is Kind.UNKNOWN or tokens[at].value == "plain"
+    return is_open and any(t.kind is Kind.AND for t in near)
 
 
 def _bones_ahead(tokens: Sequence[Token], at: int) -> list[Site] | None:
