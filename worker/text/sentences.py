@@ -111,7 +111,7 @@ _PLACEHOLDER = re.compile(
     r"\[(?![^\]]{0,40}(?:\d|left|right|first|second|third|\w+th\b))[^\]]{1,40}\]"
     r"|\{(?![^}]{0,40}[\":])[^}]{0,40}\}|<[a-z][a-z _-]{0,30}>"
     r"|\?{3,}"
-    r"|\b(?:left\s*/\s*right|right\s*/\s*left|l\s*/\s*r|yes\s*/\s*no|present\s*/\s*absent"
+    r"|\b(?:left\s*/\s*right|right\s*/\s*left|l\s*/\s*r|yes\s*/\s*no|y\s*/\s*n|present\s*/\s*absent"
     r"|absent\s*/\s*present|none\s*/\s*present)\b|\b(?:insert|specify|placeholder|tbd|n/a)\b|%[sd]\b"
     r"|\((?:side|number|location|level|bone|rib number|region|s)\)|\b[nx]th\b|\bxx\b"
     r"|\$\w|\.{3}\s+rib",

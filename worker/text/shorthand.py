@@ -99,6 +99,10 @@ _COUNTS = (
 )
 # How many there are, whatever sign or word stands beside the number: ">6", "5 or more", "4+".
 _SIZES = (
+    (
+        re.compile(r"(?<![\w.])\d{1,2}\s?[x\u00d7] (?=(?:[a-z-]{1,20} ){0,3}(?:ribs?\b|fract|fx))"),
+        "several ",
+    ),
     (re.compile(r"[<>\u2264\u2265]=?\s?\d{1,2}(?!\d|\s?(?:mm|cm|%))"), "several"),
     (
         re.compile(r"\b\d{1,2}(?:\+| or more)(?= (?:[a-z-]{1,20} ){0,3}(?:ribs?\b|fract|fx))"),

@@ -21,7 +21,7 @@ _PIECE = re.compile(
             (?:\s?(?:of|/)\s?\d+)?
         |(?<![a-z0-9])(?:c|p|yp)?t[0-4][a-d]?\s?n[0-3x][a-c]?(?:\s?m[01x])?\b  # of a tumor
         |(?:pod|hd)\s?\#?\s?\d+\b
-        |(?:since|dated|(?:study|exam|examination|film|radiograph|ct|cxr)\s(?:of|from|on))
+        |(?:since|dated|comparison|compared\s(?:with|to)|(?:study|exam|examination|film|radiograph|ct|cxr)\s(?:of|from|on))
             \s\d{1,2}/\d{1,2}\b(?!/)
         |(?:confidence|probability|score|certainty)\W{1,3}\d+(?:\.\d+)?|(?<![\d.])0?\.\d+)
     |(?P<level>(?:(?<![a-z0-9])(?:th|[ctdl])[-\s]?|(?<=thoracic\s)t?|(?<=lumbar\s)l?)\d{1,2}

@@ -82,7 +82,8 @@ def _is_of_fracture(phrase: Phrase, at: int) -> bool:
 
 def _was_then(phrase: Phrase, at: int) -> bool:
     """Tell an age of an earlier day: "previously acute", "which was new on the prior study"."""
-    before = phrase.tokens[at - 1].text if at else ""
+    low = phrase.skip_back((Kind.SEEN, Kind.VERB), at)
+    before = phrase.tokens[low - 1].text if low else ""
     near = takewhile(lambda token: token.kind not in JOINTS, phrase.tokens[at + 1 : at + 5])
     later = list(near)
     is_led = bool(later) and later[0].kind is Kind.PREPOSITION and speaks_of_past(later)

@@ -16,8 +16,8 @@ _BEGINNING = frozenset({
 
 def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
     """Tell whether the negation reaches over the words up to `end`; None when it is unclear."""
-    # A comma straight after the negation closes it: what comes next is a statement of its own.
-    if negation + 1 < end and tokens[negation + 1].text == ",":
+    # A comma or dash straight after the negation closes it: what comes next stands on its own.
+    if negation + 1 < end and tokens[negation + 1].text in (",", "-"):
         return False if negation else None  # "pneumothorax: no, left 5th rib fracture: yes"
     if (property_verdict := denies_property(tokens, negation, end)) is not True:
         return property_verdict
