@@ -432,7 +432,7 @@ def test_an_instance_that_ends_before_its_end_leaves_one_line(
                 assert is_closed(peer, 30)
         assert _until(lambda: node.unfinished == [])
         assert _until(lambda: any("lost an Instance" in line for line in caplog.messages))
-        # it is no caller that was refused
+        # its peer ended it: nobody was refused
         assert node.listener._refusals._counts == {}
     lines = [record for record in caplog.records if record.levelname == "WARNING"]
     (line,) = [record.getMessage() for record in lines]
