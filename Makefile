@@ -24,7 +24,10 @@ bench: $(INSTALLED)
 soak: $(INSTALLED)
 	$(VENV)/bin/python -m tests.soak
 
+# pip would name conflicts of packages where only Python is too old.
 $(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "$$($(PYTHON) --version 2>&1): Python 3.11 to 3.13 is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,test]'
 	touch $@

@@ -87,3 +87,15 @@ def test_actionlint_finds_nothing() -> None:
         [program, *map(str, WORKFLOWS)], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_make_names_the_python_that_it_needs_before_it_installs(tmp_path: Path) -> None:
+    """Pip would speak of conflicts between packages."""
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 1\necho Python 3.10.1\n')
+    old.chmod(0o755)
+    command = ["make", "demo", f"VENV={tmp_path / 'venv'}", f"PYTHON={old}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    assert done.returncode
+    assert done.stdout.startswith("Python 3.10.1: Python 3.11 to 3.13 is needed; ")
+    assert not (tmp_path / "venv").exists()
