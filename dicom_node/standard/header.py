@@ -85,13 +85,6 @@ _REGISTERED = re.compile(r"ISO[ _-]{0,4}(2022)?[ _-]{0,4}IR[ _-]{0,4}([0-9]{1,4}
 """A number of the ISO registry, however it is written; ``2022`` says that escapes may follow."""
 
 _ESCAPE = re.compile(r"\x1b[\x20-\x2f]{1,4}[\x30-\x7e]")
-_OF_PIXELS = frozenset(
-    0x00280000 | number
-    for number in (0x0002, 0x0004, 0x0010, 0x0011, 0x0100, 0x0101, 0x0102, 0x0103)
-)
-"""What says how pixels are written (PS3.3 C.7.6.3): an object that has one of them has pixels."""
-_PIXELS_ELSEWHERE = 0x00287FE0
-"""Pixel Data Provider URL."""
 _PIECE = 1 << 16
 _CONTENT = 0x0040A730
 """Content Sequence: most of a report."""
@@ -116,8 +109,9 @@ def read_header(
 ) -> dict[str, str]:
     """Return the facts of a Part 10 file by the names in `tags`, as decoded, clean text.
 
-    Of a new file it is checked, too, that its pixels are there and as long as they say, and that
-    nothing that is wanted stands twice with different values.
+    Of a new file it is checked, too, that its pixels are as long as they say, and that nothing that
+    is wanted stands twice with different values. One without pixels is no fault of the transfer:
+    its report says so.
 
     Parameters
     ----------
@@ -142,7 +136,6 @@ def read_header(
         transfer_syntax_uid,
         tags,
         is_new=is_new,
-        is_image=is_new,
         most=MAX_ELEMENTS,
         rest=rest,
     ):
@@ -253,7 +246,6 @@ def _wanted_values(
     tags: Mapping[int, str],
     *,
     is_new: bool,
-    is_image: bool = False,
     most: int = MAX_ELEMENTS,
     rest: int = 0,
 ) -> Iterator[tuple[int, bytes]]:
@@ -263,7 +255,6 @@ def _wanted_values(
     elements may stand out of order (against PS3.5 7.1). `rest` bytes more may follow what `file`
     has.
     """
-    names_pixels = False
     start = file.tell()
     end = file.seek(0, os.SEEK_END) + rest if is_new else 0
     file.seek(start)
@@ -279,10 +270,6 @@ def _wanted_values(
         if element is None:
             if is_new and not rest and (at < end or len(implicit_levels) > 1):
                 raise NotUnderstood(CUT_OFF)
-            if is_image and names_pixels and not rest:
-                raise NotUnderstood(
-                    "it says how its pixels are written, and has none: it is cut off"
-                )
             return
         tag, vr, length, size = element
         at += size
@@ -297,8 +284,6 @@ def _wanted_values(
             continue
         if is_top and tag == _CONTENT and not is_new:
             return
-        if is_top and is_image:
-            names_pixels = (names_pixels or tag in _OF_PIXELS) and tag != _PIXELS_ELSEWHERE
         if is_top and tag in _PIXELS:
             if is_new:
                 _check_pixels(file, formats, at, length, end)
