@@ -110,8 +110,7 @@ def read_header(
     """Return the facts of a Part 10 file by the names in `tags`, as decoded, clean text.
 
     Of a new file it is checked, too, that its pixels are as long as they say, and that nothing that
-    is wanted stands twice with different values. One without pixels is no fault of the transfer:
-    its report says so.
+    is wanted stands twice with different values. One without pixels is taken: its report says so.
 
     Parameters
     ----------
