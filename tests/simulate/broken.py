@@ -101,18 +101,26 @@ def _changes(*criteria: Any) -> tuple[Any, str, Any]:
     return ledger_jobs, "_change_of", change_of
 
 
+def _under(honest: sa.Update, criteria: tuple[Any, ...]) -> sa.Update:
+    """Return an UPDATE under other conditions."""
+    statement = honest._generate()
+    statement._where_criteria = criteria
+    for kept in ("exported_columns", "_all_selected_columns"):
+        # once executed it remembers that it returns nothing
+        statement.__dict__.pop(kept, None)
+    return statement
+
+
 def _claims(*criteria: Any) -> list[tuple[Any, str, Any]]:
     """Return the patches that claim a job under other conditions, in any database."""
-    claim = ledger_jobs._CLAIM._generate()
-    claim._where_criteria = criteria
+    claim = _under(ledger_jobs._CLAIM, criteria)
     at_once = ledger_jobs._claim_at_once(claim)
     return [(ledger_jobs, "_CLAIM", claim), (ledger_jobs, "_CLAIM_AT_ONCE", at_once)]
 
 
 def _reports(*criteria: Any) -> list[tuple[Any, str, Any]]:
     """Return the patches that record a result under other conditions, in any database."""
-    report = ledger_jobs._REPORT._generate()
-    report._where_criteria = criteria
+    report = _under(ledger_jobs._REPORT, criteria)
     at_once = {
         stage: ledger_jobs._report_at_once(report, stage) for stage in ledger_jobs._REPORTS_AT_ONCE
     }
