@@ -24,6 +24,12 @@ USER = "chexfract"
 ACCOUNT = "postgres"  # the Debian package's; the server refuses to run as root
 START_S = 30.0
 
+_NUMBERED = (
+    "SELECT table_name FROM information_schema.columns WHERE table_schema = 'public' "
+    "AND column_name = 'id' AND column_default LIKE 'nextval%%'"
+)
+"""Tables whose rows get numbers: they begin behind those of a dump."""
+
 
 class Cluster:
     """One running server; each ledger is a database of its own, copied from one that is empty."""
@@ -66,11 +72,16 @@ class Cluster:
         rows = [line for line in dump.splitlines() if line.startswith("INSERT INTO")]
         with database.writing() as connection:
             connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-            connection.exec_driver_sql("DELETE FROM alembic_version")
+            # what the migrations have put into an empty ledger stands in the dump as well
+            for table in {line.split('"')[1] for line in rows}:
+                connection.exec_driver_sql(f'DELETE FROM "{table}"')
             casts = "castsource = 'int4'::regtype AND casttarget = 'bool'::regtype"
             connection.exec_driver_sql(f"UPDATE pg_cast SET castcontext = 'i' WHERE {casts}")
             for row in rows:
                 connection.exec_driver_sql(row.rstrip(";").replace("%", "%%"))
+            for (table,) in connection.exec_driver_sql(_NUMBERED).all():
+                last = f'(SELECT coalesce(max(id), 0) + 1 FROM "{table}")'
+                connection.exec_driver_sql(f"SELECT setval('\"{table}_id_seq\"', {last}, false)")
         database.close()
         return url
 

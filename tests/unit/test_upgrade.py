@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ledgers import NOW, on, post, result
+from postgresql import Cluster, cluster
 
 from dicom_node.base.job import Handout, Ticket
 from dicom_node.flow.deliver import Deliverer
@@ -54,6 +55,12 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     ledger.close()
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
 def finish(ledger: Ledger, folder: Path) -> list[str]:
     """Do all work that is left and return what was delivered."""
     handed: list[Handout] = []
@@ -78,7 +85,25 @@ def test_a_commitment_that_was_asked_for_is_still_answered(ledger: Ledger) -> No
 
 
 def test_work_in_every_state_is_finished_once(ledger: Ledger, tmp_path: Path) -> None:
-    delivered = finish(ledger, tmp_path)
+    all_is_finished_once(ledger, tmp_path)
+
+
+@pytest.mark.parametrize("version", ["0003", "0010"])
+def test_work_on_postgresql_is_finished_once(server: Cluster, tmp_path: Path, version: str) -> None:
+    url = server.old(version, (OLD / f"{version}.sql").read_text(encoding="utf-8"))
+    Ledger.upgrade(url)
+    ledger = Ledger.open(url)
+    all_is_finished_once(ledger, tmp_path)
+    (old,) = ledger.history.trace("1.2.3.4").jobs
+    (new,) = on(ledger, LATER + 600).acts.replay(old.job)
+    assert len(new) < len(old.job)
+    for job in (old.job, new):
+        assert [row.sop_instance_uid for row in ledger.history.page(5, job).rows][:1] == ["1.2.3.4"]
+    ledger.close()
+
+
+def all_is_finished_once(ledger: Ledger, folder: Path) -> None:
+    delivered = finish(ledger, folder)
     status = on(ledger, LATER + 500).history.status()
     assert status.jobs == {"reported": 8, "rejected": 1, "failed": 1}
     assert status.deliveries == {"sent": 8, "withheld": 1}

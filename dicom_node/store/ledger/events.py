@@ -211,6 +211,10 @@ class NewEvent:
     ms: float | None = None
 
 
+JOB_DIGITS, OLD_JOB_DIGITS = 20, 32
+"""How many digits the id of a job has, of 5 bits each, and had before 0011, of 4 bits: half a
+million million jobs share none by chance, and three indexes and three tables hold it."""
+
 JOB_PREFIX = 8
 """Digits of a job's id that an event keeps: they tell the jobs of one Instance apart."""
 

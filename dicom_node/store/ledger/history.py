@@ -17,7 +17,14 @@ from dicom_node.base.job import ReportOrder
 from dicom_node.store.clock import Clock
 from dicom_node.store.ledger.database import Database, fetch, fetch_among
 from dicom_node.store.ledger.deliveries import IS_SENT
-from dicom_node.store.ledger.events import Details, Event, NewEvent, append
+from dicom_node.store.ledger.events import (
+    JOB_DIGITS,
+    OLD_JOB_DIGITS,
+    Details,
+    Event,
+    NewEvent,
+    append,
+)
 from dicom_node.store.ledger.events import Stage as Kind
 from dicom_node.store.ledger.holds import names_of
 from dicom_node.store.ledger.kept_results import load_result
@@ -688,7 +695,7 @@ def _find_named(connection: Connection, search: str) -> list[str]:
         .where(objects.c.sop_instance_uid == search),
     )
     is_uid = search.replace(".", "").isdigit() and "." in search
-    is_job = len(search) == 32
+    is_job = len(search) in (JOB_DIGITS, OLD_JOB_DIGITS)
     wanted = [conditions[0], conditions[2]] if is_uid else [conditions[1]] if is_job else []
     if " " not in search and any(c.isdigit() for c in search):
         whole = (instances.c.patient_id == search) | (instances.c.accession_number == search)

@@ -27,6 +27,7 @@ from dicom_node.store.ledger.database import (
 )
 from dicom_node.store.ledger.events import (
     ADD_EVENT,
+    JOB_DIGITS,
     JOB_PREFIX,
     Details,
     NewEvent,
@@ -543,17 +544,11 @@ def _series_datetime(report_order: str) -> datetime | None:
     return datetime.fromisoformat(moment) if moment else None
 
 
-_DIGITS = 20
-"""Of a job's id, 5 bits each: half a million million jobs share none by chance, and three indexes
-and three tables hold it. Before 0011 it had 32 digits of 4 bits. Small letters and digits sort
-alike in every language."""
-
-
 def job_id(sop_instance_uid: str, model: str, generation: int) -> str:
     """Return the id of a job: the same for the same (Instance, model, generation)."""
     key = f"{sop_instance_uid}\n{model}\n{generation}"
     digest = hashlib.sha256(key.encode()).digest()
-    return base64.b32hexencode(digest[:15]).decode().lower()[:_DIGITS]
+    return base64.b32hexencode(digest[:15]).decode().lower()[:JOB_DIGITS]
 
 
 def content_datetime(at: float) -> datetime:
