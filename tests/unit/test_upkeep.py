@@ -242,6 +242,24 @@ def test_a_disk_that_is_full_is_waited_for_and_costs_nothing(
     assert len(ledger.history.page(50).rows) == 5
 
 
+def test_the_log_is_copied_where_the_disk_has_no_room_to_merge_words(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins again then, within the room that it has, and reception goes on."""
+    receive(ledger, *range(1, 5))
+    assert log_size(ledger)
+
+    def fail(statement: str, value: int) -> int:
+        raise OutOfResources("ledger: database or disk is full")
+
+    monkeypatch.setattr(ledger.database, "keep_index", fail)
+    with pytest.raises(OutOfResources):
+        ledger.upkeep.step()
+    log = log_size(ledger)
+    receive(ledger, 5)
+    assert log_size(ledger) == log
+
+
 WRITER = """
 import sys
 sys.path.insert(0, "tests/support")

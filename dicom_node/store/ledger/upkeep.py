@@ -74,8 +74,11 @@ class Upkeep:
         """
         if not self._database.is_file:
             return LOOK_S
-        has_more = self.merge_words()
-        self.copy_log()
+        try:
+            has_more = self.merge_words()
+        finally:
+            # On a full disk as well: a log that begins again takes no more room, and goes on.
+            self.copy_log()
         return TURN_S if has_more else LOOK_S
 
     def copy_log(self) -> None:
