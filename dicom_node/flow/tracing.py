@@ -69,7 +69,7 @@ class TraceExporter:
         Parameters
         ----------
         job : str
-            Its id, 32 hexadecimal digits: the trace id.
+            Its id, whose number is the trace id.
         steps : iterable
             Steps of the Instance; those of other jobs are left out.
         attributes : mapping
