@@ -317,6 +317,18 @@ def test_a_courier_settles_what_a_person_sends_again_without_a_deadlock(
     assert sent() == [True]
 
 
+def test_what_comes_to_a_study_meanwhile_is_left_out_of_an_act_on_it(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is locked by nobody: its new job would wait for whoever locks it in the right order."""
+    one, other = nodes
+    reported(one, at=one.clock.wall() - 100)
+    come = during(monkeypatch, one, "_jobs_of", lambda: reported(other, 2, other.clock.wall()))
+    assert len(one.acts.replay("1.2.4")) == 1
+    assert len(come()) == 1
+    assert [len(one.history.trace(f"1.2.3.{n}").jobs) for n in (1, 2)] == [2, 1]
+
+
 @pytest.mark.parametrize("act", ["retry", "retry_failed"])
 def test_an_image_comes_again_while_its_job_is_tried_again_without_a_deadlock(
     nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch, act: str

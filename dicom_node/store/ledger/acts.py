@@ -95,8 +95,7 @@ class Acts:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            _hold_files(connection, ident)
-            rows = self._jobs_of(connection, ident)
+            rows = self._jobs_of(connection, ident, _hold_files(connection, ident))
             count = 0
             for row in rows:
                 if row.state == JobState.FAILED:
@@ -141,8 +140,7 @@ class Acts:
         now = self._clock.wall()
         with self._database.writing() as connection:
             count = 0
-            _hold_files(connection, ident)
-            for row in self._jobs_of(connection, ident):
+            for row in self._jobs_of(connection, ident, _hold_files(connection, ident)):
                 if gone := _why_gone(connection, row.id):
                     raise NotFound(f"job {row.id}: {gone}")
                 count += _send_now(connection, [row.id], now)
@@ -196,8 +194,8 @@ class Acts:
         """
         now = self._clock.wall()
         with self._database.writing() as connection:
-            _hold_files(connection, ident)
-            rows = {row.id: row for row in self._jobs_of(connection, ident)}
+            uids = _hold_files(connection, ident)
+            rows = {row.id: row for row in self._jobs_of(connection, ident, uids)}
             held = connection.execute(
                 sa.select(deliveries)
                 .where(
@@ -317,8 +315,8 @@ class Acts:
         now = self._clock.wall()
         with self._database.writing() as connection:
             newest: dict[tuple[str, str], Row[Any]] = {}
-            _hold_files(connection, ident)
-            for row in self._jobs_of(connection, ident, whole_instance=True):
+            uids = _hold_files(connection, ident)
+            for row in self._jobs_of(connection, ident, uids, whole_instance=True):
                 key = (row.sop_instance_uid, row.model)
                 if key not in newest or row.generation > newest[key].generation:
                     newest[key] = row
@@ -563,9 +561,18 @@ class Acts:
         return Judged(made)
 
     def _jobs_of(
-        self, connection: Connection, ident: str, whole_instance: bool = False
+        self,
+        connection: Connection,
+        ident: str,
+        uids: Sequence[str] = (),
+        *,
+        whole_instance: bool = False,
     ) -> Sequence[Row[Any]]:
-        uids = find_instances(connection, ident)
+        """Return the jobs that a name means, among those of `uids` where these are locked.
+
+        An Instance may have come to a study since: it would be locked by nobody.
+        """
+        uids = uids or find_instances(connection, ident)
         query: sa.Select[Any] = (
             sa.select(
                 *JOB_COLUMNS,
@@ -731,17 +738,18 @@ def _why_withheld(delivery: Row[Any], job: Row[Any]) -> str:
     return str(delivery.reason)
 
 
-def _hold_files(connection: Connection, ident: str) -> None:
+def _hold_files(connection: Connection, ident: str) -> list[str]:
     """Keep what a name means from being removed until this transaction ends (PostgreSQL).
 
     Before it is looked at: retention may be removing a file at this moment, and would not see the
-    job or the delivery that needs it again.
+    job or the delivery that needs it again. Return the Instances that are locked.
     """
     uids = find_instances(connection, ident)
     lock_instances(connection, uids, with_deliveries=True)
     mine = deliveries.c.job.in_(sa.select(jobs.c.id).where(jobs.c.sop_instance_uid.in_(uids)))
     names = sa.select(deliveries.c.destination).where(mine, deliveries.c.state.in_(UNSENT))
     lock_destinations(connection, destinations.c.name.in_(names))
+    return uids
 
 
 def _hold_instances(connection: Connection, which: sa.ColumnElement[bool]) -> None:
