@@ -317,6 +317,28 @@ def test_a_courier_settles_what_a_person_sends_again_without_a_deadlock(
     assert sent() == [True]
 
 
+def test_a_destination_that_is_first_held_between_the_locks_of_two_acts_is_no_deadlock(
+    nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no row before, which could be locked."""
+    one, other = nodes
+    now = one.clock.wall()
+    for n in (1, 2):
+        reported(one, n, now - 100, send_to=("b", "c"))
+    for row in one.deliveries.due(10):
+        one.deliveries.postpone(row.id, "refused", now + 60)
+    one.deliveries.hold("c", "no answer", now + 60)
+
+    def hold_and_retry() -> int:
+        other.deliveries.hold("b", "no answer", now + 60)
+        return other.acts.retry("1.2.3.2")
+
+    tried = during(monkeypatch, one, "_jobs_of", hold_and_retry)
+    assert one.acts.retry("1.2.3.1") == 2
+    assert tried() == [2]
+    assert [one.deliveries.destination(name).held_until for name in ("b", "c")] == [0, 0]
+
+
 def test_what_comes_to_a_study_meanwhile_is_left_out_of_an_act_on_it(
     nodes: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch
 ) -> None:

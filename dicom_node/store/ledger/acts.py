@@ -784,8 +784,12 @@ def _send_now(connection: Connection, ids: Sequence[str], now: float) -> int:
     """Make waiting deliveries of these jobs due, and their destinations be tried, at once."""
     waiting = deliveries.c.job.in_(ids) & deliveries.c.state.in_(UNSENT)
     names = list(connection.scalars(sa.select(deliveries.c.destination).where(waiting).distinct()))
+    # One that was held for the first time since the others were locked is not waited for: whoever
+    # has locked it may wait for these.
+    free = sa.select(destinations.c.name).where(destinations.c.name.in_(names))
+    free = free.with_for_update(skip_locked=True, key_share=True)
     connection.execute(
-        destinations.update().where(destinations.c.name.in_(names)).values(held_until=0)
+        destinations.update().where(destinations.c.name.in_(free)).values(held_until=0)
     )
     return connection.execute(
         deliveries.update().where(waiting).values(next_at=now, dated_at=now)
