@@ -149,6 +149,9 @@ _NOUN_PHRASE = frozenset({
 })  # fmt: skip
 
 
+_YES = ("yes", "present", "positive", "true", "seen")
+
+
 def find_fractures(tokens: Sequence[Token]) -> list[int]:
     """Return where the fractures of a clause stand, each once.
 
@@ -160,7 +163,8 @@ def find_fractures(tokens: Sequence[Token]) -> list[int]:
     found = [at for at, token in enumerate(tokens) if token.kind is Kind.FRACTURE]
     for at, after in list(pairwise(found)):
         if tokens[at + 1].kind is Kind.COLON:  # "fractures: no acute fracture"
-            found.remove(at)
+            if tokens[at + 2].text not in _YES:  # "rib fracture: yes, clavicle fracture: no"
+                found.remove(at)
             continue
         is_linked = any(t.kind is Kind.LINK for t in tokens[max(at, after - 4) : after])
         if tokens[at].value == "deformity" and (is_linked or after == at + 1):

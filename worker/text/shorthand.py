@@ -114,7 +114,8 @@ _SIZES = (
     ),
 )
 _SLIPPED_NO = re.compile(  # "n0 fracture", "n o acute fracture", and not the N0 of a tumor
-    r"(?<!\w)n(?:0| o)(?= (?:acute|new|old|definite|obvious|displaced|visible|evidence|bony|osseous"
+    r"(?<!\w)(?<!t\d )(?<!t\d[a-d] )n(?:0| o)"
+    r"(?= (?:acute|new|old|definite|obvious|displaced|visible|evidence|bony|osseous"
     r"|rib|ribs|vertebral|compression|fract[a-z]{0,5}|fxs?)\b)"
 )
 _FAILS = re.compile(
@@ -146,6 +147,7 @@ _SHORTHAND = (
     (re.compile(r"\bcan(?:'t|not)\b"), "can not"),
     (re.compile(r"n't\b"), " not"),
     (re.compile(r"\bribs one\b"), "ribs 1"),
+    (re.compile(r"\bnot a few\b"), "several"),
     (_SLIPPED_NO, "no"),
     (_FAILS, "fails to show"),
     (re.compile(r"\bfract(s?)\b(?=[.,;]| \S)"), r"fracture\1"),  # at a cut end it is no word

@@ -214,7 +214,10 @@ _LISTED = (Kind.NUMBER, Kind.LEVEL, Kind.AND, Kind.COMMA, Kind.OR, Kind.SIDE, Ki
 
 def _among_ribs(tokens: list[Token], at: int) -> bool:
     # 24 tokens hold all twelve ribs with their commas; a bound keeps the cost linear in the text.
-    after = next((t for t in tokens[at + 1 : at + 24] if not _is_listed(t)), None)
+    others = [t for t in tokens[at + 1 : at + 24] if not _is_listed(t)]
+    after = others[0] if others else None
+    if tokens[at].text[1:2] == " " and [t.value or t.text for t in others[:2]] == [";", "rib"]:
+        return True  # "L 5, 6; R 8 rib fractures"
     if after is not None and after.kind is Kind.BONE:
         return after.value == "rib"
     low = max(0, at - 24)

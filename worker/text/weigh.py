@@ -30,6 +30,7 @@ from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, Hit, RuleSet, RuleVerdict, TextRule, first_hit
 from worker.text.rules.backward import (
     answers_yes,
+    asks_to_exclude,
     dates_bones,
     dates_only,
     explains_away,
@@ -39,6 +40,7 @@ from worker.text.rules.backward import (
     names_more,
     points_back,
     shows_sign,
+    takes_for_granted,
 )
 from worker.text.rules.cut_off import ends_open, is_cut_off, says_nothing_yet
 from worker.text.rules.hedged import find_query
@@ -64,6 +66,11 @@ class FractureQuestion:
     tokens: Sequence[Token]
     sites: tuple[Site, ...]
     verbatim: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is asked if there is a fracture; "is the fracture old?" knows that."""
+        return not takes_for_granted(self.tokens)
 
     @property
     def bones(self) -> set[str]:
@@ -103,7 +110,7 @@ class TextReading:
         unread = self._ask_rules(self.rules.sentences, phrase)
         asked, self.question = self.question, _read_question(sentence, tokens)
         is_yes = unread is None and asked is not None and answers_yes(tokens)
-        is_denial = unread is None and asked is not None and is_no(tokens)
+        is_denial = unread is None and asked is not None and asked.is_open and is_no(tokens)
         if asked and (is_yes or is_denial):
             # "No." alone would mean nothing to whoever reads it in a report.
             said = f"{asked.verbatim} {sentence.verbatim}"
@@ -402,12 +409,14 @@ class TextReading:
 
 
 def _read_question(sentence: Sentence, tokens: Sequence[Token]) -> FractureQuestion | None:
-    """Return a question that "no" answers with a denial of a fracture.
+    """Return a question that "yes" answers with a fracture, and "no" with a denial of one.
 
-    "Are the ribs intact?" and "can a fracture be excluded?" are none.
+    "Are the ribs intact?" and "can we rule out a fracture?" are none.
     """
     turned = (Kind.UNSURE, Kind.ABSENT, Kind.NEGATION, Kind.NORMAL)
     if not sentence.is_question or not names_fracture(tokens) or has(tokens, *turned):
+        return None
+    if asks_to_exclude(tokens):
         return None
     own = [token for token in tokens if token.kind is not Kind.QUERY]
     return FractureQuestion(

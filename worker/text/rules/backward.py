@@ -114,3 +114,22 @@ def is_no(tokens: Sequence[Token]) -> bool:
     """Tell whether a sentence is no more than "No." or "None seen.", as an answer is."""
     begins = bool(tokens) and tokens[0].text in ("no", "none", "negative", "absent")
     return begins and all(t.kind in (Kind.SEEN, Kind.VERB) for t in tokens[1:])
+
+
+def asks_to_exclude(tokens: Sequence[Token]) -> bool:
+    """Tell whether a question asks if a fracture is ruled out."""
+    return any(t.kind is Kind.ASKING and t.text.startswith(("exclu", "rule")) for t in tokens)
+
+
+def takes_for_granted(tokens: Sequence[Token]) -> bool:
+    """Tell whether a question is on a fracture that is there: "has the rib fracture healed?"."""
+    for at, token in enumerate(tokens):
+        if token.kind is Kind.FRACTURE and token.value == "noun":
+            before = next((t for t in reversed(tokens[:at]) if t.kind not in _DESCRIBING), None)
+            if before is not None and before.value == "definite":
+                return True
+    return False
+
+
+_DESCRIBING = (*NAMED, Kind.SIDE, Kind.AGE, Kind.QUALIFIER, Kind.SEGMENT, Kind.HINT, Kind.AND,
+               Kind.COMMA, Kind.FRACTURE)  # fmt: skip

@@ -8,7 +8,7 @@ from worker.text.phrase import BLANK_FORM, JOINTS, NAMED, STOPS, Phrase, has, is
 from worker.text.rules.joined import is_known
 from worker.text.rules.reach import reaches
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
-from worker.text.rules.unseen import denies_sight, speaks_of_past
+from worker.text.rules.unseen import THIS_EXAMINATION, denies_sight, speaks_of_past, tells_of_past
 
 
 def _find_blanked_denial(phrase: Phrase) -> Hit | None:
@@ -135,6 +135,9 @@ def _find_presupposed(phrase: Phrase) -> Hit | None:
     several = any(t.text in ("multiple", "several", "numerous") for t in phrase.own)
     is_definite = any(t.value == "definite" and t.text == "the" for t in phrase.before(4))
     is_named = has(phrase.own, Kind.NUMBER, Kind.LEVEL) or bool(dated) or several or is_definite
+    failed = phrase.places(lambda token: token.text == "fails to show", 0, phrase.at)
+    if failed and phrase.tokens[failed[-1] + 1].value == "definite" and _find_denial_before(phrase):
+        return Hit((failed[-1],))  # "radiographs failed to show the left 5th rib fracture"
     is_unseen = any(t.value == "not" and t.kind is Kind.NEGATION for t in phrase.after())
     is_answer = has(phrase.after(1), Kind.COLON)  # "left 5th rib fracture: not seen"
     if not is_named or not is_unseen or is_answer or not _is_denied_later(phrase):
@@ -150,6 +153,7 @@ def _find_earlier_denial(phrase: Phrase) -> Hit | None:
     end = min(phrase.until((*JOINTS, *STOPS), phrase.at), phrase.at + 5)
     near = phrase.tokens[max(0, min(negated.words) - 2) : end]
     is_then = any(t.text in _THEN for t in near)  # "initially no fracture was seen"
+    is_then |= tells_of_past(phrase.tokens[: min(negated.words)])
     return negated if is_then or speaks_of_past(phrase.tokens[phrase.at + 1 :]) else None
 
 
@@ -241,7 +245,8 @@ def _is_denied_later(phrase: Phrase) -> bool | None:
         if token.kind is Kind.ABSENT and _is_attribute(tokens, at):
             return False  # "with absent callus"
         if token.kind is Kind.ABSENT or (token.text == "no" and at == len(tokens) - 1):
-            return None if own_noun else _is_plain_absence(phrase, at)
+            is_mixed = any(t.text == "yes" for t in tokens[phrase.at + 1 : at])
+            return None if own_noun or is_mixed else _is_plain_absence(phrase, at)
         if token.kind is Kind.NEGATION and token.value == "not" and not is_known(phrase):
             is_unseen = denies_sight(tokens[at + 1 : phrase.high])
             if is_unseen is not False:
@@ -275,6 +280,9 @@ def _is_plain_absence(phrase: Phrase, at: int) -> bool | None:
 
 def _is_attribute(tokens: Sequence[Token], at: int) -> bool:
     after = tokens[at + 1] if at + 1 < len(tokens) else None
+    if tokens[at].text == "negative" and after is not None and tokens[at - 1].kind in JOINTS:
+        # "rib fx, neg ptx"
+        return after.kind is Kind.NOUN and after.text.split()[0] not in THIS_EXAMINATION
     return tokens[at].text == "absent" and after is not None and after.kind in (Kind.NOUN, Kind.AGE)
 
 

@@ -20,6 +20,9 @@ def _find_doubt(phrase: Phrase) -> Hit | None:
             continue
         if is_later and tokens[at].value == "before" and _has_own_object(phrase, at):
             continue
+        governed = [t.value or t.text for t in tokens[at + 2 : at + 4]]
+        if tokens[at].text.endswith(" any") and governed == ["of", "definite"]:
+            continue  # "hardly any displacement of the fracture"
         if not has_other_subject(between):
             return Hit((at,))
     return None
@@ -28,7 +31,7 @@ def _find_doubt(phrase: Phrase) -> Hit | None:
 def _is_there_unseen(phrase: Phrase, at: int) -> bool:
     """Tell whether only the sight of a fracture is doubted that is there all the same."""
     doubt = phrase.tokens[at].text
-    if " well " in doubt or doubt.startswith("would be better"):
+    if " well " in doubt or doubt.startswith(("would be better", "would need", "would require")):
         return is_specific(phrase) or is_known(phrase)
     if doubt.startswith(_PARTLY) and doubt.endswith(("evaluated", "assessed")):
         return is_specific(phrase)  # a fracture that is incompletely imaged

@@ -22,6 +22,12 @@ def _find_search(phrase: Phrase) -> Hit | None:
         if token.kind is Kind.ASKING:
             path = tokens[at + 1 : phrase.at]
             is_told = any(t.kind is Kind.VERB and t.text not in _AUXILIARIES for t in path)
+            # "watch for displacement of the left clavicle fracture"
+            is_told |= any(
+                t.kind in (Kind.NOUN, Kind.AGE)
+                and [path[n + 1].text, path[n + 2].value] == ["of", "definite"]
+                for n, t in enumerate(path[:-2])
+            )
             return None if is_told else Hit((at,))
     return None
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise, takewhile
 
 from worker.text.lexicon import Kind, Token
+from worker.text.phrase import has
 
 _ENDS = frozenset({Kind.BREAK, Kind.EXCEPT, Kind.AND, Kind.OR, Kind.COMMA})
 _PLACING = frozenset({
@@ -15,7 +16,7 @@ study exam examination radiograph radiographs film films image images view views
 projection projections current present now here chest series x ray xray cxr frontal portable ap pa
 plain single radiography visualized thorax imaging
 """
-_THIS_EXAMINATION = frozenset(_EXAMINATION_WORDS.split())
+THIS_EXAMINATION = frozenset(_EXAMINATION_WORDS.split())
 _COMPARING = ("as", "so", "such")
 _PARTLY_WORDS = """
 well clearly entirely fully completely optimally easily readily adequately reliably confidently
@@ -31,6 +32,7 @@ _PAST = frozenset(_PAST_WORDS.split())
 
 _NOW = frozenset(("current", "present", "now", "today", "this", "new"))
 _AT_THAT_TIME = ("on", "in", "at", "by")
+_SINCE = ("compar", "since", "from")
 
 
 def speaks_of_past(after: Sequence[Token]) -> bool:
@@ -45,9 +47,35 @@ def speaks_of_past(after: Sequence[Token]) -> bool:
     passed = (Kind.PREPOSITION, Kind.ARTICLE)
     for at, token in enumerate(tail):
         if token.text in _AT_THAT_TIME:
+            if at and tail[at - 1].text in ("as", "like"):
+                return False  # "no fracture, as on the prior study"
             named = next((t for t in tail[at:] if t.kind not in passed), None)
+            when = list(takewhile(lambda t: not t.text.startswith(_SINCE), tail[at:]))
+            if any(is_year(t) for t in when):
+                return True
             return named is not None and named.text.split()[0] in _PAST
     return False
+
+
+def tells_of_past(before: Sequence[Token]) -> bool:
+    """Tell whether "the prior study showed" or "on the previous film" leads to a denial."""
+    passed = (Kind.PREPOSITION, Kind.ARTICLE, Kind.VERB, Kind.COMMA, Kind.SEEN)
+    named = [token for token in before if token.kind not in passed]
+    words = [word for token in named for word in token.text.split()]
+    return (
+        len(words) > 1
+        and words[0] in _EARLIER
+        and all(word in THIS_EXAMINATION - _NOW for word in words[1:])
+        and (has(before, Kind.VERB) or before[0].text in _AT_THAT_TIME)
+    )
+
+
+_EARLIER = frozenset(("prior", "previous", "earlier", "preceding", "comparison", "outside"))
+
+
+def is_year(token: Token) -> bool:
+    """Tell whether a number is the year of "no fracture was seen in 2019"."""
+    return len(token.text) == 4 and token.text.isdecimal() and token.text[:2] in ("19", "20")
 
 
 def denies_sight(after: Sequence[Token]) -> bool | None:
@@ -85,6 +113,6 @@ def _is_here(tail: Sequence[Token]) -> bool:
     ):
         return False  # "on the lateral view"
     return all(
-        token.text in _THIS_EXAMINATION or (token.kind in _PLACING and token.value != "0")
+        token.text in THIS_EXAMINATION or (token.kind in _PLACING and token.value != "0")
         for token in tail
     )
