@@ -16,6 +16,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from ledgers import fresh, on
 from pydicom import dcmread
+from pydicom.filereader import read_file_meta_info
 
 from dicom_node.base.errors import NotUnderstood, OutOfResources, Unreachable
 from dicom_node.base.identity import IMPLEMENTATION_CLASS_UID
@@ -479,6 +480,16 @@ def test_an_image_without_pixel_data_is_taken(station: Station, tag: int | None)
     """Its report says that there is no image, or they are floating point or elsewhere."""
     pixels = {0x00280010: b"\2\0", 0x00280011: b"\2\0", 0x00280100: b"\x10\0"}
     assert station.send(data_set(pixels | ({tag: b"pppppppp"} if tag else {}))).kind == "new"
+
+
+def test_each_whole_shared_file_is_taken(shared_data: Path) -> None:
+    """Three of them are headers of a device, whose pixels somebody has taken out."""
+    paths = [path for path in shared_data.glob("*/*.dcm") if path.parent.name != "malformed"]
+    for path in paths:
+        syntax = read_file_meta_info(path).TransferSyntaxUID
+        with path.open("rb") as file:
+            assert header.read_header(file, syntax, is_new=True)["sop_instance_uid"]
+    assert len(paths) > 20
 
 
 @pytest.mark.parametrize("tag", [b"\x00\xe0", b"\x0d\xe0"])
