@@ -46,6 +46,9 @@ def without_nul(text: str) -> str:
 Text = Annotated[str, AfterValidator(without_nul)]
 """What may come into a row of the ledger as it is."""
 
+Words = Annotated[str, AfterValidator(lambda text: text.replace("\0", ""))]
+"""What people read, of which NUL is none."""
+
 Count = Annotated[int, Field(ge=0, le=1 << 62)]
 """A number, or bytes, that pages and gauges can show: a float holds it."""
 
@@ -224,7 +227,7 @@ class ReleaseRequest(Message):
     """Body of ``POST /jobs/{id}/release``: the job goes back to the node."""
 
     token: Text
-    reason: Text
+    reason: Words
     counts: bool = True
     """Whether this was an attempt at the Instance (false: the worker's own trouble)."""
     delay_s: float = Field(default=0.0, ge=0, le=3600)
@@ -300,7 +303,7 @@ class Reason(Message):
     """Why an Instance was not analysed."""
 
     code: Text = Field(max_length=64)
-    text: Text = Field(max_length=1024)
+    text: Words = Field(max_length=1024)
 
 
 class FractureFound(Message):

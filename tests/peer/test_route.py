@@ -194,7 +194,7 @@ def test_an_image_has_one_id_in_the_logs_of_node_and_worker_and_in_its_trace(
     assert node.send(tmp_path / "image.dcm") == [0x0000]
     wait_for("delivery", lambda: is_delivered(node, ds.SOPInstanceUID), 60)
     (job,) = (one["job"] for one in node.trace(ds.SOPInstanceUID)["jobs"])
-    traced = bytes.fromhex(job)
+    traced = job.encode()  # the attribute of each span
     wait_for("the trace", lambda: any(traced in body for body in collector[1]), 60)
 
     def wrote() -> set[str]:

@@ -20,6 +20,8 @@ LOOSE = re.compile(r"dict\[str, Any\]|\bRow\[|Mapping\[str, Any\]|^Any$")
 INSIDE = ("dicom_node.store.migrations", "dicom_node.store.schema")
 RENDERED = {
     "dicom_node.store.ledger.views.as_json",  # made for json.dumps
+    "dicom_node.store.ledger.kept_results.load_result",  # JSON of a column, within the ledger
+    "dicom_node.store.ledger.orders.load_own",
     "dicom_node.store.ledger.events.event_row",  # parameters of a statement, within the ledger
     "dicom_node.store.ledger.database.PreparedStatement.row",
     "dicom_node.store.ledger.database.Database.insert",
