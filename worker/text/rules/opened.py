@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from worker.text.bones import CHEST
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import NAMED, Phrase, has
+from worker.text.phrase import JOINTS, NAMED, STOPS, Phrase, has
 from worker.text.rules.denied import is_clearly_denied
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
@@ -96,6 +96,32 @@ def _is_break_sign(phrase: Phrase, at: int) -> bool:
     return text in _BROKEN_BODY and not is_soft and has(near, *NAMED, Kind.SKELETON, Kind.HINT)
 
 
+_YES = ("yes", "y", "true", "positive", "there is one", "there is", "+")
+_ANSWERING = (Kind.COLON, Kind.COMMA)
+
+
+def _find_mixed_answers(phrase: Phrase) -> Hit | None:
+    """Find the "yes" of a form: "rib fracture: none seen, clavicle fracture: yes"."""
+    tokens = phrase.tokens
+    if not has(tokens, Kind.NEGATION, Kind.ABSENT):
+        return None
+    is_list = [t.kind for t in tokens[:2]] == [Kind.FRACTURE, Kind.COLON]
+    asked = (Kind.FRACTURE, Kind.BONE) if is_list else (Kind.FRACTURE,)
+    for at in phrase.places(
+        lambda token: token.kind in _ANSWERING and token.text in (":", "=", "(")
+    ):
+        answer, after = tokens[at + 1 : at + 2], tokens[at + 2 : at + 3]
+        is_end = not after or after[0].kind in (*JOINTS, *STOPS, *NAMED, Kind.SIDE, Kind.FRACTURE)
+        if at and tokens[at - 1].kind in asked and answer and is_end and _affirms(answer[0]):
+            return Hit((at + 1,))
+    return None
+
+
+def _affirms(token: Token) -> bool:
+    is_count = token.kind is Kind.NUMBER and token.form != "ordinal" and token.value != "0"
+    return token.text in _YES or is_count or token.kind in (Kind.SEEN, Kind.AGE, Kind.QUALIFIER)
+
+
 _ONE = ("one", "ones", "some")
 _MAYBE = ("may", "might", "could", "can")
 
@@ -120,6 +146,11 @@ VIEWS = (
         "limited-view", "Where the view of the bones is limited, nothing is absent.",
         RuleVerdict.OPEN, _find_limited_view,
         "Evaluation of the ribs is limited.", "Evaluation of the lung bases is limited.",
+    ),
+    TextRule(
+        "mixed-answers", "Where a form says both yes and no of fractures, nothing is absent.",
+        RuleVerdict.OPEN, _find_mixed_answers,
+        "Fractures: left rib: none, clavicle: acute", "Fractures: left rib: none, clavicle: none",
     ),
 )  # fmt: skip
 CLAUSES = (

@@ -6,7 +6,7 @@ from itertools import takewhile
 
 from worker.text.bones import CHEST
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import JOINTS, PREDICATES, STOPS, is_noun
+from worker.text.phrase import JOINTS, PREDICATES, STOPS, has, is_noun
 
 _BEGINNING = frozenset({
     Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE, Kind.ARTICLE, Kind.AGE, Kind.QUALIFIER,
@@ -19,6 +19,8 @@ def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
     # A comma or dash straight after the negation closes it: what comes next stands on its own.
     if negation + 1 < end and tokens[negation + 1].text in (",", "-"):
         return False if negation else None  # "pneumothorax: no, left 5th rib fracture: yes"
+    if _ends_before(tokens, negation, end):
+        return None
     if (property_verdict := denies_property(tokens, negation, end)) is not True:
         return property_verdict
     if (record_verdict := _passes_record(tokens, negation, end)) is not True:
@@ -43,6 +45,18 @@ def reaches(tokens: Sequence[Token], negation: int, end: int) -> bool | None:
     joints = [n for n in range(negation + 1, end) if tokens[n].kind in JOINTS]
     is_over = len(joints) == 1 and tokens[joints[0] - 1].text in _ENDS
     return None if is_over and tokens[joints[0]].kind is Kind.COMMA else True
+
+
+def _ends_before(tokens: Sequence[Token], negation: int, end: int) -> bool:
+    """Tell the "not" of "rib fracture not seen, clavicle fracture present", said of the first."""
+    if tokens[negation].value != "not" or not has(tokens[:negation], Kind.FRACTURE):
+        return False
+    seen = next((n for n in range(negation + 1, end) if tokens[n].kind is Kind.SEEN), end)
+    is_joined = seen + 1 < end and tokens[seen + 1].kind in (Kind.COMMA, Kind.AND)
+    return is_joined and has(tokens[end + 1 : end + 3], Kind.SEEN, Kind.NEUTRAL, *_ADJECTIVES)
+
+
+_ADJECTIVES = (Kind.VERB, Kind.AGE, Kind.QUALIFIER, Kind.COLON, Kind.COMMA)
 
 
 _ENDS = ("findings", "finding", "prior")
