@@ -117,7 +117,7 @@ def test_a_refused_caller_is_shown_with_the_table_to_paste(
         node.listener._refusals._keep = node.ledger.refused.add
         ae = AE('A"B C')
         ae.add_requested_context("1.2.840.10008.1.1")
-        assert ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT").is_rejected
+        assert not ae.associate("127.0.0.1", node.port, ae_title="CHEXFRACT").is_established
         node.listener._refusals.flush()
         show.status(node.ledger, limit=1, as_json=True)
     (row,) = json.loads(capsys.readouterr().out)["refused_callers"]
