@@ -96,9 +96,11 @@ class Commitments:
     def due(self, limit_per_destination: int = 100) -> dict[str, list[Uncommitted]]:
         """Return what a commitment is to be asked for now, by destination."""
         now = self._clock.wall()
-        names = [str(name) for (name,) in self._database.look(_DUE_DESTINATIONS, now=now)]
-        if not names:
+        # without a value: PostgreSQL plans a question about "until now" again each time it is asked
+        first = self.next_due()
+        if first is None or first > now:
             return {}
+        names = [str(name) for (name,) in self._database.look(_DUE_DESTINATIONS, now=now)]
         with self._database.reading() as connection:
             return {
                 name: _due_objects(connection, name, now, limit_per_destination) for name in names
