@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -20,7 +21,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SecretStr,
+    SerializationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -70,6 +73,30 @@ def _to_bytes(value: object) -> object:
     return value
 
 
+def duration_text(seconds: float) -> str:
+    """Return a duration as node.toml may say it, in the largest unit without a rest: ``"90m"``."""
+    if not seconds:
+        return "0s"
+    unit = next((u for u in "dhms" if seconds % _UNITS[u] == 0), "s")
+    return f"{Decimal(repr(seconds / _UNITS[unit])).normalize():f}{unit}"
+
+
+def size_text(size: int) -> str:
+    """Return a size as node.toml may say it, in the largest unit without a rest: ``"2GB"``."""
+    unit = next(u for u in reversed(_SIZES) if size % _SIZES[u] == 0) if size else "B"
+    return f"{size // _SIZES[unit]}{unit}"
+
+
+def _with_units(say: Callable[[Any], str]) -> PlainSerializer:
+    def value(number: Any, info: SerializationInfo) -> Any:
+        return say(number) if info.context == _WITH_UNITS else number
+
+    return PlainSerializer(value, when_used="json")
+
+
+_WITH_UNITS = "with units"
+
+
 def _or_text(of: str, pattern: str) -> WithJsonSchema:
     """Let editors accept what is written with a unit, too."""
     number = {"type": of, "minimum": 0}
@@ -81,6 +108,7 @@ Duration = Annotated[
     BeforeValidator(_to_seconds),
     Field(ge=0),
     _or_text("number", r"^\d+(\.\d+)?\s*[smhd]$"),
+    _with_units(duration_text),
     Wording('a duration; write "24h", "90m", "45s" or "7d"'),
 ]
 """Seconds, or text such as ``"90s"``, ``"24h"``, ``"365d"``."""
@@ -90,6 +118,7 @@ Size = Annotated[
     BeforeValidator(_to_bytes),
     Field(ge=0),
     _or_text("integer", r"^\d+(\.\d+)?\s*[KMGT]?B$"),
+    _with_units(size_text),
     Wording('a size; write "2GB", "500MB" or a number of bytes'),
 ]
 """Bytes, or text such as ``"2GB"``."""
@@ -824,9 +853,16 @@ class Settings(Section):
         return self.node.ledger
 
 
-def shown(settings: Settings) -> dict[str, Any]:
-    """Return every key with the value in force; secrets and passwords are starred."""
-    content: dict[str, Any] = settings.model_dump(mode="json")
+def shown(settings: Settings, *, with_units: bool = False) -> dict[str, Any]:
+    """Return every key with the value in force; secrets and passwords are starred.
+
+    Parameters
+    ----------
+    with_units : bool
+        Whether durations and sizes are written for people (``"24h"``); else they are numbers.
+    """
+    context = _WITH_UNITS if with_units else None
+    content: dict[str, Any] = settings.model_dump(mode="json", context=context)
     for table, key in (("broker", "url"), ("node", "ledger")):
         content[table][key] = hide_passwords(content[table][key])
     return content

@@ -15,11 +15,10 @@ from dicom_node import cli as node_cli
 from dicom_node import settings as node_settings
 from dicom_node.base.examples import EXAMPLES
 from dicom_node.base.json_schema import document
+from dicom_node.settings import duration_text, size_text
 from worker import cli as worker_cli
 from worker import settings as worker_settings
 from worker.models.options import KINDS
-
-_DURATIONS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "dicom_node" / "manual" / "reference"
@@ -101,9 +100,10 @@ def _default(content: dict[str, Any], is_required: bool) -> str:
     if value is None or value == "":
         return ""
     forms = "".join(str(form.get("pattern", "")) for form in content.get("anyOf", ()))
-    if "[smhd]" in forms and value:
-        size, unit = next(one for one in _DURATIONS if value % one[0] == 0)
-        return f"`{value / size:g}{unit}`"
+    if "[smhd]" in forms:
+        value = duration_text(value)
+    elif "[KMGT]" in forms:
+        value = size_text(value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -289,11 +289,10 @@ def _never_called(settings: Settings, rule: Rule) -> Iterable[str]:
 
 def configuration(settings: Settings, *, as_json: bool) -> None:
     """Print every key with the value in force; secrets and passwords are starred."""
-    content = shown(settings)
     if as_json:
-        print_json(content)
+        print_json(shown(settings))
         return
-    for line in _flat_lines("", content):
+    for line in _flat_lines("", shown(settings, with_units=True)):
         print(line)
 
 

@@ -49,7 +49,8 @@ def routes(
     @router.get("/configuration")
     def configuration(person: Person = admin) -> HTMLResponse:
         """Show every key in force, secrets starred, and whether the file is right now."""
-        tables = {name: list(_flat_leaves("", table)) for name, table in shown(settings).items()}
+        content = shown(settings, with_units=True)
+        tables = {name: list(_flat_leaves("", table)) for name, table in content.items()}
         return pages.page(
             "configuration.html", person, tables=tables, file=_read_file_state(settings)
         )

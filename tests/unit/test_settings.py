@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.flow.deliver import Pace
-from dicom_node.settings import Settings, load, shown
+from dicom_node.settings import Duration, Settings, Size, duration_text, load, shown, size_text
 from dicom_node.store.ledger import Ledger
 from worker import settings as worker_settings
 
@@ -153,6 +156,28 @@ def test_the_environment_overrides_the_file(
 def test_durations_are_read(tmp_path: Path, text: str | int, seconds: float) -> None:
     content = f"[retention]\nimages = {text!r}"
     assert load(written(tmp_path, content)).retention.images == seconds
+
+
+@given(st.floats(0, 1e9) | st.integers(0, 10**9).map(float))
+def test_a_duration_in_words_is_read_as_the_same(seconds: float) -> None:
+    read = TypeAdapter(Duration).validate_python(duration_text(seconds))
+    assert read == pytest.approx(seconds, rel=1e-12, abs=0)
+
+
+@given(st.integers(0, 10**15))
+def test_a_size_in_words_is_read_as_the_same(size: int) -> None:
+    assert TypeAdapter(Size).validate_python(size_text(size)) == size
+
+
+def test_what_is_in_force_can_be_shown_with_units(tmp_path: Path) -> None:
+    settings = load(written(tmp_path, "[retention]\nimages = '36h'\nreports = '90.5s'"))
+    assert shown(settings)["retention"]["images"] == 129600.0
+    retention = shown(settings, with_units=True)["retention"]
+    assert retention["images"] == "36h"
+    assert retention["reports"] == "90.5s"
+    assert retention["history"] == "0s"
+    assert retention["min_free"] == "2GB"
+    assert retention["ignored"] is None
 
 
 def test_a_secret_is_never_shown(tmp_path: Path) -> None:
