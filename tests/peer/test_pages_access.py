@@ -80,7 +80,8 @@ def everywhere(api: Api) -> list[str]:
     """Return every page that shows something, with an image in each of its states."""
     images = [f"/images/{row.sop_instance_uid}" for row in api.ledger.history.recent(10)]
     lists = ["/", "/?state=failed", "/?state=rejected&sort=name", "/peers", "/rules", "/models"]
-    return [*lists, "/configuration", "/manual", "/images/9.9.9", *images]
+    manual = ["/manual", "/manual/reference/api"]
+    return [*lists, "/configuration", *manual, "/images/9.9.9", *images]
 
 
 # Colours follow the scheme and places the viewport: two pairs see each of both.
@@ -165,6 +166,82 @@ def test_no_page_scrolls_sideways_on_a_phone(api: Api, page: Any) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
 
 
+TOO_SMALL = """() => {
+  const box = e => [e, ...e.labels || []].map(one => one.getBoundingClientRect())
+    .reduce((a, b) => a.width * a.height > b.width * b.height ? a : b);
+  return [...document.querySelectorAll('a[href], button, input, select, textarea, summary')]
+    .filter(e => e.checkVisibility() && !e.closest('.skip') && getComputedStyle(e).display !== 'inline')
+    .map(e => [(e.innerText || e.name || '').trim().slice(0, 30), box(e).width, box(e).height])
+    .filter(([, width, height]) => width < 24 || height < 24);
+}"""
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+def test_a_finger_hits_whatever_can_be_pressed(
+    api: Api, page: Any, viewport: dict[str, int]
+) -> None:
+    """At least 24 by 24 pixels, but for links amid words (WCAG 2.2, 2.5.8)."""
+    page.set_viewport_size(viewport)
+    small = {}
+    for path in everywhere(api):
+        page.goto(api.url + path)
+        if found := page.evaluate(TOO_SMALL):
+            small[path] = found
+    assert small == {}
+
+
+EDGES = """() => {
+  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const colour = numbers(getComputedStyle(e).backgroundColor);
+      if (colour.length < 4 || colour[3] === 1) return colour;
+    }
+    return numbers(getComputedStyle(document.documentElement).backgroundColor);
+  };
+  return [...document.querySelectorAll('input:not([type=hidden], [type=file]), select, textarea')]
+    .filter(e => e.checkVisibility()).map(e => {
+      const [a, b] = [numbers(getComputedStyle(e).borderTopColor), ground(e.parentElement)]
+        .map(light).sort((x, y) => y - x);
+      return [e.id || e.name, (a + .05) / (b + .05)];
+    }).filter(([, ratio]) => ratio < 3);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_edge_of_a_field_can_be_seen(api: Api, page: Any, scheme: str) -> None:
+    """At least 3 to 1 (WCAG 2.2, 1.4.11); in the dark the circles to mark a finding were lost."""
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    image = next(r.sop_instance_uid for r in api.ledger.history.recent(10, "Doe"))
+    for path in ("/", "/rules", "/peers/new", "/users", f"/images/{image}"):
+        page.goto(api.url + path)
+        assert page.evaluate(EDGES) == [], path
+    page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+
+
+CUT_OFF = """() => [...document.querySelectorAll('main *')].filter(e => e.checkVisibility())
+  .filter(e => getComputedStyle(e).overflowX !== 'visible' && e.scrollWidth > e.clientWidth + 1)
+  .map(e => `${e.tagName} ${e.innerText.slice(0, 40)}`)"""
+
+
+def test_paper_has_the_words_and_nothing_to_press(api: Api, page: Any) -> None:
+    image = next(r.sop_instance_uid for r in api.ledger.history.recent(10, "Doe"))
+    page.set_viewport_size({"width": 718, "height": 1040})  # A4 less its margins
+    page.emulate_media(media="print")
+    for path in ("/", "/peers", "/configuration", "/manual/reference/api", f"/images/{image}"):
+        page.goto(api.url + path)
+        assert page.get_by_text("Research use only.").is_visible(), path
+        for what in ("button", "navigation", "textbox", "searchbox", "combobox"):
+            there = page.get_by_role(what).all()
+            assert not [one.inner_text() for one in there if one.is_visible()], (path, what)
+        assert page.evaluate(CUT_OFF) == [], path
+    assert page.get_by_text("Possible fracture of the left seventh rib").is_visible()
+    page.emulate_media(media="screen")
+
+
 STOPS = """() => {
   const all = [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, '
     + 'textarea, summary, [tabindex="0"]')].filter(e => e.checkVisibility());
@@ -176,7 +253,12 @@ FOCUS = """() => {
   const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
   return {name: (e.innerText || e.getAttribute('aria-label') || e.name || '').trim(),
           shown: s.outlineStyle !== 'none' || s.boxShadow !== 'none',
+          covered: r.height < innerHeight && !own(e.getClientRects()[0]),
           inside: r.width > 0 && r.left > -1 && r.right < innerWidth + 1};
+  function own(box) {
+    const top = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+    return top && (e.contains(top) || [...e.labels || []].some(label => label.contains(top)));
+  }
 }"""
 
 
@@ -194,6 +276,7 @@ def test_a_keyboard_reaches_every_control_and_shows_where_it_is(api: Api, page: 
             focus = page.evaluate(FOCUS)
             assert focus["shown"], (path, focus)
             assert focus["inside"], (path, focus)
+            assert not focus["covered"], (path, focus)
             reached += 1
         assert reached >= count, path
 
