@@ -170,7 +170,8 @@ TOO_SMALL = """() => {
   const box = e => [e, ...e.labels || []].map(one => one.getBoundingClientRect())
     .reduce((a, b) => a.width * a.height > b.width * b.height ? a : b);
   return [...document.querySelectorAll('a[href], button, input, select, textarea, summary')]
-    .filter(e => e.checkVisibility() && !e.closest('.skip') && getComputedStyle(e).display !== 'inline')
+    .filter(e => e.checkVisibility() && !e.closest('.skip'))
+    .filter(e => getComputedStyle(e).display !== 'inline')
     .map(e => [(e.innerText || e.name || '').trim().slice(0, 30), box(e).width, box(e).height])
     .filter(([, width, height]) => width < 24 || height < 24);
 }"""
@@ -222,7 +223,8 @@ def test_the_edge_of_a_field_can_be_seen(api: Api, page: Any, scheme: str) -> No
     page.emulate_media(color_scheme="light", reduced_motion="no-preference")
 
 
-CUT_OFF = """() => [...document.querySelectorAll('main *')].filter(e => e.checkVisibility())
+CUT_OFF = """() => [...document.querySelectorAll('main *')]
+  .filter(e => e.checkVisibility() && e.clientWidth > 1)
   .filter(e => getComputedStyle(e).overflowX !== 'visible' && e.scrollWidth > e.clientWidth + 1)
   .map(e => `${e.tagName} ${e.innerText.slice(0, 40)}`)"""
 
