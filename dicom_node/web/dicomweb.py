@@ -317,7 +317,8 @@ def _add_rendered(
             write = tree.as_text if kind == "text/plain" else tree.as_html
             texts = _convert_each(request, shown, lambda stored: write(stored.read()), _AT_ONCE)
             content = texts if kind == "text/plain" else tree.page(texts)
-            return StreamingResponse(content, media_type=kind, headers=headers)
+            text = StreamingResponse(content, media_type=kind, headers=headers)
+            return _partial(request, text)
         largest = _asked_viewport(request)
 
         def view(stored: Stored) -> bytes:
@@ -327,8 +328,10 @@ def _add_rendered(
 
         views_of_kind = _convert_each(request, shown, view, 1)
         if len(shown) == 1:
-            return Response(next(views_of_kind), media_type=kind, headers=headers)
-        return multipart.related(kind, ((kind, [content]) for content in views_of_kind))
+            one = Response(next(views_of_kind), media_type=kind, headers=headers)
+            return _partial(request, one)
+        parts = ((kind, [content]) for content in views_of_kind)
+        return _partial(request, multipart.related(kind, parts))
 
     @_get_route(router, f"{path}/thumbnail", dependencies=guarded)
     def thumbnail(request: Request, name: str = caller, found: list[Stored] = wanted) -> Response:
