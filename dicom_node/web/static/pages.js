@@ -15,6 +15,16 @@
   // On a phone the contents of the manual would stand before its page.
   if (matchMedia("(max-width: 60rem)").matches) document.querySelector(".manual > nav details")?.removeAttribute("open");
 
+  // What is wider than its place is scrolled by the arrow keys, so Tab has to reach it (Safari passes it by).
+  const reachWide = () => {
+    for (const box of document.querySelectorAll(".prose pre, .prose table")) {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    }
+  };
+  reachWide();
+  addEventListener("resize", reachWide);
+
   // A key of one letter can be switched off (WCAG 2.2, 2.1.4).
   const areOn = () => {
     try { return localStorage.getItem(KEPT) !== "off"; } catch { return true; }
