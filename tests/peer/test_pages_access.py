@@ -191,6 +191,14 @@ def test_a_finger_hits_whatever_can_be_pressed(
     assert small == {}
 
 
+def test_a_button_stands_in_line_with_its_field(api: Api, page: Any) -> None:
+    page.set_viewport_size(DESK)
+    page.goto(f"{api.url}/rules")
+    field, button = page.get_by_label("Sent by"), page.get_by_role("button", name="Which rule?")
+    bottoms = [box["y"] + box["height"] for box in (field.bounding_box(), button.bounding_box())]
+    assert abs(bottoms[0] - bottoms[1]) <= 1
+
+
 EDGES = """() => {
   const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255)

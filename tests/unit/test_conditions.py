@@ -89,6 +89,18 @@ def test_jobs_that_wait_without_a_worker_are_named(
     assert all("phantom" in one.text and one.level == "stop" for one in listed)
 
 
+@pytest.mark.parametrize(
+    ("waited", "here", "words"),
+    [(60, (), "60\u00a0s"), (36_000, (), "10\u00a0h"), (600, {"phantom"}, "10\u00a0min")],
+)
+def test_a_wait_is_told_in_one_unit(waited: float, here: set[str], words: str) -> None:
+    """In the morning it was 36000 s."""
+    for due in (1, 2):
+        line = {"phantom": Waiting(due=due, oldest=NOW - waited)}
+        (found,) = conditions.of_jobs(line, here, NOW)
+        assert found.text.endswith(f"for {words}.")
+
+
 def test_the_command_that_starts_a_worker_is_told() -> None:
     (found,) = conditions.of_jobs({"phantom": Waiting(due=1, oldest=NOW - 60)}, (), NOW)
     assert "chexfract-worker run" in found.advised
