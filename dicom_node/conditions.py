@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from dicom_node.base.errors import ChexFractError
-from dicom_node.base.local_time import local_time
+from dicom_node.base.local_time import local_time, spoken_duration
 from dicom_node.base.pem import read_certificates
 from dicom_node.base.plurals import Plural
 from dicom_node.base.translation import mark, mark_counted
@@ -165,13 +165,12 @@ def of_jobs(
         waited = now - line.oldest
         if not count or line.running or not line.oldest:
             continue
-        values = {"count": count, "model": model, "seconds": f"{max(0.0, waited):.0f}"}
+        values = {"count": count, "model": model, "time": spoken_duration(max(0.0, waited))}
         if model not in here and waited >= GRACE_S:
             text = mark_counted(
-                "No worker of the model %(model)s is running: %(count)s image waits, for "
-                "%(seconds)s s.",
+                "No worker of the model %(model)s is running: %(count)s image waits, for %(time)s.",
                 "No worker of the model %(model)s is running: %(count)s images wait, the first for "
-                "%(seconds)s s.",
+                "%(time)s.",
             )
             advice = mark("Start a worker of that model: on the page Models, where serve can; else "
                           "chexfract-worker run, or chexfract-node serve --with-worker "
@@ -180,9 +179,9 @@ def of_jobs(
         elif waited >= PATIENCE_S:
             text = mark_counted(
                 "A worker of the model %(model)s is there but takes no work: %(count)s image "
-                "waits, for %(seconds)s s.",
+                "waits, for %(time)s.",
                 "A worker of the model %(model)s is there but takes no work: %(count)s images "
-                "wait, the first for %(seconds)s s.",
+                "wait, the first for %(time)s.",
             )
             advice = mark("See its log: it must listen at the broker of this node.")
             yield Condition("idle-worker", "stop", text, advice, values, model, "/models")

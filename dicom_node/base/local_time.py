@@ -40,6 +40,16 @@ def local_time(at: float | None = None) -> datetime:
     return moment.astimezone(_zones.get("site"))
 
 
+def spoken_duration(seconds: float) -> str:
+    """Return a time as people say it: one number, one unit."""
+    if seconds < 10:
+        return f"{seconds:.1f}\u00a0s"
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f}\u00a0{unit}"
+    return f"{seconds / 86400:.0f}\u00a0days"
+
+
 def read_local(text: str) -> float:
     """Return an ISO 8601 date or time of the site's clocks as seconds since the epoch.
 

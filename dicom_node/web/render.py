@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dicom_node import __version__
-from dicom_node.base.local_time import local_time
+from dicom_node.base.local_time import local_time, spoken_duration
 from dicom_node.base.translation import mark
 from dicom_node.conditions import Condition
 from dicom_node.settings import DEMONSTRATION_MODELS, Settings
@@ -87,16 +87,6 @@ def _clock_time(at: float) -> str:
     return f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _spoken_duration(seconds: float) -> str:
-    """Return a time as people say it: one number, one unit."""
-    if seconds < 10:
-        return f"{seconds:.1f}\u00a0s"
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.0f}\u00a0{unit}"
-    return f"{seconds / 86400:.0f}\u00a0days"
-
-
 def _size_text(count: float) -> str:
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
@@ -145,7 +135,7 @@ templates.globals |= {"zone": zone, "language": LANGUAGE}
 templates.filters |= {
     "when": _full_time,
     "clock": _clock_time,
-    "duration": _spoken_duration,
+    "duration": spoken_duration,
     "size": _size_text,
     "person_name": whole_name,
     "iso": _iso_time,
