@@ -186,6 +186,15 @@ def test_an_image_that_nobody_knows_is_a_page_that_says_so(http: httpx2.Client) 
         assert answer.headers["content-type"].startswith("text/html")
 
 
+def test_a_report_is_offered_to_be_sent_again_once_there_is_one(
+    api: Api, http: httpx2.Client
+) -> None:
+    uid = pages.keep(api, b"\0" * 128 + b"DICM other pixels", pages.route())
+    assert "Send report again" not in http.get(f"/images/{uid}").text
+    pages.reported(api, pages.claimed(api))
+    assert "Send report again" in http.get(f"/images/{uid}").text
+
+
 def test_acts_do_what_they_say(api: Api, http: httpx2.Client) -> None:
     uid = finished(api)
     pages.deliver(api, 0)

@@ -128,6 +128,12 @@ def test_a_wrong_name_or_password_gives_no_session(api: Api, name: str, password
         assert "set-cookie" not in answer.headers
 
 
+def test_a_name_is_typed_once_and_stands_in_the_form_as_it_was_typed(api: Api) -> None:
+    with client(api) as http:
+        assert ' value="viewer"' in sign_in(http, " viewer ", "wrong password").text
+        assert ' value="&#34;&gt;&lt;b&gt;"' in sign_in(http, '"><b>', "wrong password").text
+
+
 @pytest.mark.parametrize("to", ["https://evil.example", "//evil.example", "/\\evil.example", "x"])
 def test_a_sign_in_leads_to_our_own_pages_only(http: httpx2.Client, to: str) -> None:
     assert sign_in(http, "viewer", to=to).headers["location"] == "/"
