@@ -22,9 +22,12 @@ def routes(door: Door, pages: Pages, trail: WebTrail) -> APIRouter:
     router = APIRouter()
     leaves = Depends(door.posts("viewer"))
 
-    def shown(request: Request, to: str, problem: str = "", status: int = 200) -> HTMLResponse:
+    def shown(
+        request: Request, to: str, problem: str = "", status: int = 200, name: str = ""
+    ) -> HTMLResponse:
         is_open = not (is_loopback(door.address(request)) or door.is_encrypted(request))
-        return pages.page("sign_in.html", None, status, to=to, problem=problem, is_open=is_open)
+        said = {"to": to, "problem": problem, "is_open": is_open, "name": name}
+        return pages.page("sign_in.html", None, status, **said)
 
     @router.get("/sign-in")
     def sign_in(request: Request, to: str = "/") -> Response:
@@ -50,7 +53,7 @@ def routes(door: Door, pages: Pages, trail: WebTrail) -> APIRouter:
             raise
         await run_in_threadpool(note, is_right=cookie is not None)
         if cookie is None:
-            return shown(request, inside(to), "Name or password is wrong.", 403)
+            return shown(request, inside(to), "Name or password is wrong.", 403, name.strip()[:64])
         answer: Response = RedirectResponse(inside(to), 303)
         if await run_in_threadpool(door.has_weak_password, name.strip()):
             answer = pages.page("signed_in.html", None, to=inside(to), is_weak=True)
