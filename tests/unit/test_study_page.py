@@ -131,6 +131,26 @@ def test_a_report_is_judged_by_whoever_may_read_it(scenery: tuple[Api, dict[str,
         assert "Release report" not in text
 
 
+def test_a_report_that_sends_a_judgement_shows_it_before_the_text_that_was_judged(
+    scenery: tuple[Api, dict[str, str]],
+) -> None:
+    api, found = scenery
+    first = api.ledger.history.trace(found["absent"]).jobs[0].job
+    said: dict[str, Any] = {"corrected_text": "Fracture of the left 4th rib.", "sends": True}
+    next_job = api.ledger.acts.judge(first, "disagree", "dr.cameron", "Look again.", **said).job
+    text = "No acute fracture of the visualised ribs, clavicles or shoulders."
+    pages.reported(api, pages.claimed(api), presence="absent", fractures=(), text=text)
+    with client(api) as http:
+        page = http.get(f"/images/{found['absent']}").text
+    report = page.split(f'id="job-{next_job}"')[1].split("</article>")[0]
+    before = report.split(text)[0]
+    shown = ("Disagree", "dr.cameron", "Look again.", "Fracture of the left 4th rib.")
+    assert [words for words in shown if words not in before] == []
+    assert before.index("dr.cameron") < before.index("No fracture described")
+    judged_report = page.split(f'id="job-{first}"')[1].split("</article>")[0]
+    assert "What the model said" not in judged_report
+
+
 def test_an_ignored_image_says_why_and_where_to_look(scenery: tuple[Api, dict[str, str]]) -> None:
     api, found = scenery
     with client(api) as http:
