@@ -21,6 +21,9 @@ from dicom_node.web import preview
 from dicom_node.web.regions import OutlinedRegion, regions_of
 from dicom_node.web.render import whole_name
 
+NEVER = 4e9
+"""A time that these tests do not see."""
+
 
 @pytest.fixture(scope="module")
 def scenery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, dict[str, str]]]:
@@ -139,7 +142,9 @@ def test_a_report_that_sends_a_judgement_shows_it_before_the_text_that_was_judge
     said: dict[str, Any] = {"corrected_text": "Fracture of the left 4th rib.", "sends": True}
     next_job = api.ledger.acts.judge(first, "disagree", "dr.cameron", "Look again.", **said).job
     text = "No acute fracture of the visualised ribs, clavicles or shoulders."
-    pages.reported(api, pages.claimed(api), presence="absent", fractures=(), text=text)
+    tickets = {ticket.job: ticket for ticket in api.ledger.jobs.hand_out("phantom", 9, NEVER)}
+    api.ledger.jobs.claim(next_job, tickets[next_job].token, "gpu-host:4711", 60)
+    pages.reported(api, tickets[next_job], presence="absent", fractures=(), text=text)
     with client(api) as http:
         page = http.get(f"/images/{found['absent']}").text
     report = page.split(f'id="job-{next_job}"')[1].split("</article>")[0]
@@ -148,7 +153,7 @@ def test_a_report_that_sends_a_judgement_shows_it_before_the_text_that_was_judge
     assert [words for words in shown if words not in before] == []
     assert before.index("dr.cameron") < before.index("No fracture described")
     judged_report = page.split(f'id="job-{first}"')[1].split("</article>")[0]
-    assert "What the model said" not in judged_report
+    assert "The text that was judged" not in judged_report
 
 
 def test_an_ignored_image_says_why_and_where_to_look(scenery: tuple[Api, dict[str, str]]) -> None:
