@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 from clocks import FakeClock
 from ledgers import NOW, expand, fresh, instance, on, post, reported, result, route, taken
 
+from dicom_node.base.confine import python_command
 from dicom_node.base.errors import ConfigurationError
 from dicom_node.store import backup as backups
 from dicom_node.store.backup import HALF, backup, require_whole, restore
@@ -276,3 +278,24 @@ def test_a_backup_of_a_newer_schema_is_restored_where_the_ledger_itself_would_be
         file.write_text(json.dumps(said | {"readable_by": unknown}))
         with pytest.raises(ConfigurationError, match="made by a newer version"):
             restore(tmp_path / "third", f"sqlite:///{tmp_path}/third/l.sqlite", tmp_path / "backup")
+
+
+def test_a_backup_and_what_is_restored_are_for_their_user_alone(site: Site, tmp_path: Path) -> None:
+    """A shell of most systems lets others read what a program makes."""
+    site.receive(1)
+    for path in site.folder.rglob("*.dcm"):  # a backup links them
+        path.chmod(0o600)
+    other, kept = tmp_path / "other", str(tmp_path / "backup")
+    acts = (
+        ("backup", site.folder, [kept], ""),
+        ("restore", other, [kept], ""),
+        ("user add", other, ["ann"], "a long sentence that nobody guesses"),
+    )
+    for act, folder, words, typed in acts:
+        config = tmp_path / "node.toml"
+        config.write_text(f"[node]\ndata_dir = '{folder}'\n")
+        command = python_command("-m", "dicom_node", *act.split(), *words, "--config", str(config))
+        subprocess.run(command, input=typed, text=True, umask=0o022, check=True)
+    made = [path for top in (tmp_path / "backup", other) for path in (top, *top.rglob("*"))]
+    assert {"manifest.json", "ledger.sqlite", "first-admin.closed"} <= {path.name for path in made}
+    assert [str(path) for path in made if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
