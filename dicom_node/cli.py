@@ -848,16 +848,20 @@ def _run_conformance(options: argparse.Namespace) -> int:
 
 
 def _run_backup(options: argparse.Namespace) -> int:
+    from dicom_node.base.confine import keep_private
     from dicom_node.store.backup import backup
 
+    keep_private()
     settings = _settings_in_force(options)
     done = backup(settings.node.data_dir, settings.ledger_url, options.dir, settings.spool_dir)
     return _print_copied(done, options)
 
 
 def _run_restore(options: argparse.Namespace) -> int:
+    from dicom_node.base.confine import keep_private
     from dicom_node.store.backup import restore
 
+    keep_private()
     settings = _load_settings(options)
     done = restore(settings.node.data_dir, settings.ledger_url, options.dir, settings.spool_dir)
     return _print_copied(done, options)

@@ -106,7 +106,7 @@ def close_first_admin(settings: Settings) -> None:
     folder = settings.shared_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CLOSED).touch()
+        (folder / CLOSED).touch(0o600)
         (folder / "first-admin").unlink(missing_ok=True)
     except OSError as exc:
         raise ConfigurationError(f"node.data_dir: {exc.filename}: {exc.strerror}") from exc
