@@ -4,9 +4,10 @@ import argparse
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from ledgers import instance
+from ledgers import fresh, instance, post, reported, result, taken
 from rich.cells import cell_len
 
 from dicom_node import cli as node_cli
@@ -123,3 +124,58 @@ def test_trace_keeps_each_time_in_one_piece(
     show.trace(Settings(), ledger, "1.2.3", as_json=False)
     received = [line for line in capsys.readouterr().out.splitlines() if "received" in line]
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\S*\d\d:\d\d  received ", received[0])
+
+
+def test_trace_says_of_which_report_each_delivery_is(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reported(ledger)
+    show.trace(Settings(), ledger, "1.2.3.1", as_json=False)
+    assert "\nsr to archive: pending" in capsys.readouterr().out
+    ledger.acts.replay("1.2.3.1")
+    post(ledger, (ticket := taken(ledger)), result(ticket, 2))
+    show.trace(Settings(), ledger, "1.2.3.1", as_json=False)
+    shown = capsys.readouterr().out
+    assert "\nreport 1: sr to archive: pending" in shown
+    assert "\nreport 2: sr to archive: pending" in shown
+
+
+def typed(folder: Path, *words: str) -> int:
+    """Type a command beside a configuration of one peer and one rule."""
+    config = folder / "node.toml"
+    config.write_text(
+        f"[node]\ndata_dir = '{folder}'\n"
+        '[peers.archive]\nae_title = "PACS"\nhost = "10.0.0.7"\nport = 104\n'
+        '[[rules]]\nname = "chest"\nmodel = "phantom"\nmode = "shadow"\n'
+    )
+    return node_cli.main([*words, "--config", str(config)])
+
+
+def test_an_act_that_changes_nothing_says_so_and_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger.open(fresh(tmp_path))
+    reported(ledger)
+    assert typed(tmp_path, "settle", "1.2.3.1", "--as", "sent", "--to", "archiv") == 1
+    assert "not settled: nothing of it waits for archiv\n" in capsys.readouterr().out
+    assert typed(tmp_path, "settle", "1.2.3.1", "--as", "sent") == 0
+    assert typed(tmp_path, "settle", "1.2.3.1", "--as", "sent") == 1
+    assert "not settled: nothing of it waits\n" in capsys.readouterr().out
+    ledger.instances.receive(instance(2), ())
+    assert typed(tmp_path, "resend", "1.2.3.2") == 1
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "known"),
+    [("destination", "archiv", "archive"), ("rule", "chests", "chest"), ("model", "phntm", "phantom")],
+)
+def test_a_hold_of_what_the_configuration_does_not_name_is_noted(
+    kind: str, name: str, known: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name with a slip holds nothing, and the person would believe that it did."""
+    Ledger.open(fresh(tmp_path)).close()
+    assert typed(tmp_path, "hold", kind, known) == 0
+    assert capsys.readouterr().err == ""
+    assert typed(tmp_path, "hold", kind, name) == 0
+    assert f"node.toml has no {kind} {name!r}; it has {known}" in capsys.readouterr().err

@@ -493,6 +493,8 @@ def test_the_command_line_makes_lists_and_removes_users(
     at = ["--config", str(config)]
     made = ["user", "add", "jane", "--role", "operator", "--password-file", str(word), *at]
     assert main(made) == 0
+    # the first administrator's way has just ended
+    assert "nobody is an administrator: chexfract-node user add" in capsys.readouterr().err
     assert verified(read_users(tmp_path / "users"), "jane", PASSWORD)
     assert main(["user", "list", "--json", *at]) == 0
     assert '"operator"' in capsys.readouterr().out
