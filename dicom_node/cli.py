@@ -523,7 +523,7 @@ def _run_resend(options: argparse.Namespace) -> int:
     acts = _open_ledger(_settings_in_force(options)).acts
     count = acts.resend(options.ident, by=_own_actor())
     show.acted("resent", count, as_json=options.json, left=acts.unsent(options.ident))
-    return OK
+    return OK if count else FAILED
 
 
 def _run_release(options: argparse.Namespace) -> int:
@@ -540,7 +540,9 @@ def _run_settle(options: argparse.Namespace) -> int:
 
     acts = _open_ledger(_settings_in_force(options)).acts
     count = acts.settle(options.ident, options.outcome, options.destination, by=_own_actor())
-    show.acted("settled", count, as_json=options.json)
+    where = f" for {options.destination}" if options.destination else ""
+    left = () if count else (f"nothing of it waits{where}",)
+    show.acted("settled", count, as_json=options.json, left=left)
     return OK if count else FAILED
 
 
@@ -560,6 +562,16 @@ def _run_hold(options: argparse.Namespace) -> int:
     from dicom_node.operate import show
 
     settings = _settings_in_force(options)
+    known = {
+        "destination": settings.peers,
+        "rule": [rule.name for rule in settings.rules],
+        "model": {rule.model for rule in settings.rules},
+    }.get(options.kind)
+    # Held all the same: work of a peer or rule that was taken out of the file may wait.
+    if known is not None and options.name not in known:
+        names = ", ".join(sorted(known)) or "none"
+        what = f"node.toml has no {options.kind} {options.name[:64]!r}; it has {names}"
+        print(f"note: {what}", file=sys.stderr)
     is_new = _open_ledger(settings).holds.hold(
         options.kind, options.name, _own_actor(), options.why
     )
@@ -781,7 +793,7 @@ def _user_add(options: argparse.Namespace) -> int:
 
     from dicom_node.credentials import close_first_admin
     from dicom_node.operate import show
-    from dicom_node.users import add_user, users_file
+    from dicom_node.users import add_user, read_users, users_file
 
     settings = _settings_in_force(options)
     if options.password_file:
@@ -796,6 +808,9 @@ def _user_add(options: argparse.Namespace) -> int:
         settings, "users-changed", "user add", f"{options.name} is {options.role}, new password"
     )
     show.acted("kept", 1, as_json=options.json)
+    if not any(user.role == "admin" for user in read_users(users_file(settings)).values()):
+        add = "chexfract-node user add NAME --role admin"
+        print(f"note: nobody is an administrator: {add}", file=sys.stderr)
     return OK
 
 

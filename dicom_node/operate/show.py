@@ -168,9 +168,11 @@ def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> N
     table = _make_table(("time", "stage", "took", "detail"), rows)
     table.columns[0].no_wrap = True  # a narrow terminal folds the detail, not the time
     console.print(table)
+    reports = _report_names(trace)
     for delivery in trace.deliveries:
         reason = f": {delivery.reason}" if delivery.reason else ""
-        line = f"{delivery.kind} to {delivery.destination}: {delivery.state}{reason}"
+        what = f"{reports[delivery.job]}{delivery.kind} to {delivery.destination}"
+        line = f"{what}: {delivery.state}{reason}"
         console.print(escape(_printable_text(line)), soft_wrap=True)
     if trace.state == "ignored":
         why = "its page, or chexfract-node rules test FILE, says what each rule asks of it"
@@ -183,6 +185,16 @@ def trace(settings: Settings, ledger: Ledger, ident: str, *, as_json: bool) -> N
         console.print(escape(_printable_text(said)), soft_wrap=True)
     for other in trace.also:
         console.print(f"also {other}")
+
+
+def _report_names(trace: Trace) -> dict[str, str]:
+    """Return what the deliveries of each job begin with where an Instance has several reports."""
+    if len(trace.jobs) < 2:
+        return {job.job: "" for job in trace.jobs}
+    of_model = len({job.model for job in trace.jobs}) > 1
+    return {
+        job.job: f"{job.model}, " * of_model + f"report {job.generation}: " for job in trace.jobs
+    }
 
 
 def _plain_stage(stage: TraceStep) -> dict[str, Any]:

@@ -156,8 +156,8 @@ def test_an_act_that_changes_nothing_says_so_and_ends_with_1(
 ) -> None:
     ledger = Ledger.open(fresh(tmp_path))
     reported(ledger)
-    assert typed(tmp_path, "settle", "1.2.3.1", "--as", "sent", "--to", "archiv") == 1
-    assert "not settled: nothing of it waits for archiv\n" in capsys.readouterr().out
+    assert typed(tmp_path, "settle", "1.2.3.1", "--as", "sent", "--to", "pacs") == 1
+    assert "not settled: nothing of it waits for pacs\n" in capsys.readouterr().out
     assert typed(tmp_path, "settle", "1.2.3.1", "--as", "sent") == 0
     assert typed(tmp_path, "settle", "1.2.3.1", "--as", "sent") == 1
     assert "not settled: nothing of it waits\n" in capsys.readouterr().out
@@ -168,7 +168,11 @@ def test_an_act_that_changes_nothing_says_so_and_ends_with_1(
 
 @pytest.mark.parametrize(
     ("kind", "name", "known"),
-    [("destination", "archiv", "archive"), ("rule", "chests", "chest"), ("model", "phntm", "phantom")],
+    [
+        ("destination", "pacs", "archive"),
+        ("rule", "chests", "chest"),
+        ("model", "phntm", "phantom"),
+    ],
 )
 def test_a_hold_of_what_the_configuration_does_not_name_is_noted(
     kind: str, name: str, known: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
