@@ -295,3 +295,22 @@ def test_describe_takes_pictures_and_makes_studies_when_asked(tmp_path: Path) ->
     assert (report.PatientID, report.StudyDescription) == ("P7", files.MADE_UP)
     manifest = json.loads((out / "manifest.json").read_text())
     assert [Path(name).name for name in manifest["companions"]] == ["labels.csv"]
+
+
+def test_a_table_names_a_picture_only_where_one_fits(tmp_path: Path, capsys: Any) -> None:
+    """Two patients' pictures of one name must not both get the patient of one row."""
+    for folder, grey in (("a", EIGHT), ("b", 255 - EIGHT), ("c", EIGHT // 2)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        (tmp_path / "set" / folder / "view1.png").write_bytes(written(Image.fromarray(grey)))
+    (tmp_path / "set" / "d.png").write_bytes(written(Image.fromarray(EIGHT // 3)))
+    whole = tmp_path / "set" / "a" / "view1.png"
+    (tmp_path / "ids.csv").write_text(
+        f"file,patient_id\nview1.png,P1\n{whole},P2\nelsewhere/d,P3\nnowhere.png,P4\n"
+    )
+    out = tmp_path / "out"
+    command = ["describe", str(tmp_path / "set"), "--out", str(out), "--make-studies"]
+    assert main([*command, "--identifiers", str(tmp_path / "ids.csv"), "--quiet"]) == 0
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    known = {Path(row["file"]).parent.name: row.get("patient_id") for row in rows}
+    assert known == {"a": "P2", "b": None, "c": None, "set": "P3"}
+    assert "  2 files have no row in ids.csv\n" in capsys.readouterr().out
