@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from pathlib import Path, PurePosixPath
 from tarfile import TarError
 from typing import TYPE_CHECKING, Any, Self
 from zipfile import BadZipFile
@@ -86,12 +86,31 @@ class Identifiers:
             }
         )
 
-    def find(self, name: str) -> dict[str, str]:
-        """Return the identifiers of a file, by its whole name or the last part of it."""
-        found = self.rows.get(name)
-        if found is None:
-            found = self.rows.get(PurePath(name).name) or self.rows.get(PurePath(name).stem)
-        return found or {}
+    def fit(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the identifiers of those of the names that a row names.
+
+        By the whole name; else by its last part, with or without its ending, where one row and one
+        of the names fit: pictures of two patients often have one name in two folders.
+        """
+        found = {name: self.rows[name] for name in names if name in self.rows}
+        with_part: dict[str, list[str]] = {}
+        for name in names:
+            last = _last_part(name)
+            for part in dict.fromkeys((last.name, last.stem, last.name.casefold())):
+                with_part.setdefault(part, []).append(name)
+        fitting: dict[str, list[dict[str, str]]] = {}
+        for file, row in self.rows.items():
+            last = _last_part(file)
+            for part in (last.name, last.name.casefold()):
+                if file not in found and len(with_part.get(part, ())) == 1:
+                    fitting.setdefault(with_part[part][0], []).append(row)
+                    break
+        alone = {name: rows[0] for name, rows in fitting.items() if len(rows) == 1}
+        return alone | found
+
+
+def _last_part(name: str) -> PurePosixPath:
+    return PurePosixPath(PurePosixPath(name.replace("\\", "/")).name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +118,8 @@ class _Asked:
     """What the caller wants of each file."""
 
     out: Path
-    identifiers: Identifiers
+    identifiers: dict[str, dict[str, str]]
+    """Of each source that a table names."""
     make_studies: bool
     privacy: Privacy | None
     keep_images: bool
@@ -145,6 +165,10 @@ class Summary:
     """Rows that an earlier call left there for other files."""
     companions: int = 0
     """Files that lie beside images, listed in the manifest."""
+    identifiers: str = ""
+    """The table that names picture files."""
+    unnamed: int = 0
+    """Files that it has no row for, or several."""
     reasons: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     """Of this call, behind the loading of the model."""
@@ -172,6 +196,9 @@ class Summary:
             beside = counted(self.companions, "file beside them is not an image",
                              "files beside them are not images")  # fmt: skip
             lines.append(f"  {beside}: see {MANIFEST}")
+        if self.unnamed:
+            unnamed = counted(self.unnamed, "file has", "files have")
+            lines.append(f"  {unnamed} no row in {self.identifiers}")
         if self.resumed:
             there = counted(self.resumed, "was", "were")
             lines.append(f"  {there} there from an earlier run")
@@ -208,9 +235,10 @@ def describe(
         The engine is away: the same call goes on later.
     """
     found = _find_sources(sources, out, choices)
+    names = [source.name for source in found.sources]
     asked = _Asked(
         out,
-        Identifiers.read(choices.identifiers),
+        Identifiers.read(choices.identifiers).fit(names),
         choices.make_studies,
         choices.privacy,
         choices.keep_images,
@@ -219,6 +247,9 @@ def describe(
         (out / folder).mkdir(parents=True, exist_ok=True)
     earlier = _earlier_rows(out / RESULTS)
     summary = Summary(out=str(out), companions=len(found.companions))
+    if choices.identifiers is not None:
+        summary.identifiers = choices.identifiers.name
+        summary.unnamed = len(set(names) - asked.identifiers.keys())
     with pipeline(settings) as ready:
         summary.model = ready.algorithm.version
         options = _run_options(settings, ready, choices.privacy)
@@ -342,7 +373,8 @@ def _write_manifest(
     content = {**options, **asdict(summary), "finished": True}
     content["companions"] = list(companions)
     content.update(model=model, written=datetime.now(UTC).isoformat(timespec="seconds"))
-    content.pop("out")
+    for own in ("out", "identifiers"):  # names of this machine
+        content.pop(own)
     _write_json(manifest, content)
 
 
@@ -399,7 +431,7 @@ def _end_if_away(cases: Iterable[Case]) -> None:
 
 def _prepare_source(ready: Pipeline, source: Source, asked: _Asked) -> tuple[Case, dict[str, str]]:
     """Return a case ready for the model, and what a table says of its file."""
-    known = asked.identifiers.find(source.name)
+    known = asked.identifiers.get(source.name, {})
     if asked.privacy is not None:
         known = asked.privacy.identifiers(known)
     case = _read_case(ready, source, asked, known)
