@@ -77,6 +77,7 @@ def test_what_is_pulled_under_pseudonyms_names_nobody(
     assert node([*command, "--accessions", str(table), "--out", str(out)]) == 1
     said = capsys.readouterr()
     (path,) = out.iterdir()
+    assert " (number 2 of the list): no such study" in said.out, "whose table it is finds it"
     content = path.read_bytes() + path.name.encode() + (said.out + said.err).encode()
     uid = str(study(1).SOPInstanceUID)
     assert [
