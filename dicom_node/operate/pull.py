@@ -149,8 +149,12 @@ def _print_pulled(
         }
         print_json(row)
         return
+    places = (
+        {hidden.accession(number): n for n, number in enumerate(accessions, 1)} if hidden else {}
+    )
     for accession, why in shown:
-        print(f"{accession}: {why}")
+        place = f" (number {places[accession]} of the list)" if accession in places else ""
+        print(f"{accession}{place}: {why}")
     for kind, count in sorted(tally.skipped.items()):
         print(f"skipped: {counted(count, 'series', 'series')} {kind}")
     earlier = f", {counted(tally.there, 'was', 'were')} there" if tally.there else ""
