@@ -235,3 +235,7 @@ def test_a_brokers_password_is_read_from_its_file(tmp_path: Path) -> None:
     for broken in (tmp_path / "none", tmp_path):
         with pytest.raises(ValidationError, match="password_file"):
             Settings(broker={"url": "redis://redis:6379/0", "password_file": broken})
+        with pytest.raises(ValidationError, match="ledger_password_file: "):
+            Node(ledger=ledger, ledger_password_file=broken)
+        with pytest.raises(ValidationError, match="broker_password_file: "):
+            Worker(broker="redis://redis:6379/0", broker_password_file=broken)
