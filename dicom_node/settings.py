@@ -276,7 +276,8 @@ class Node(Section):
     def _ledger_password_is_read(self) -> Self:
         if self.ledger_password_file and self.ledger != "sqlite":
             # frozen for everybody else; this is still its making
-            object.__setattr__(self, "ledger", add_password(self.ledger, self.ledger_password_file))
+            file, key = self.ledger_password_file, "ledger_password_file"
+            object.__setattr__(self, "ledger", add_password(self.ledger, file, key))
         return self
 
     @field_validator("ledger")

@@ -124,7 +124,8 @@ class Worker(Section):
     def _password_is_read(self) -> Self:
         if self.broker_password_file:
             # frozen for everybody else; this is still its making
-            object.__setattr__(self, "broker", add_password(self.broker, self.broker_password_file))
+            file, key = self.broker_password_file, "broker_password_file"
+            object.__setattr__(self, "broker", add_password(self.broker, file, key))
         return self
 
     @property

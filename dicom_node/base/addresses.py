@@ -35,8 +35,13 @@ def hide_passwords(url: str) -> str:
     return url
 
 
-def add_password(url: str, file: Path) -> str:
+def add_password(url: str, file: Path, key: str = "password_file") -> str:
     """Return an address with the password that a file holds, unless it has one already.
+
+    Parameters
+    ----------
+    key : str
+        Which names the file; for the message.
 
     Raises
     ------
@@ -51,9 +56,9 @@ def add_password(url: str, file: Path) -> str:
         password = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as exc:
         why = getattr(exc, "strerror", None) or "not text"
-        raise ValueError(f"password_file: {file}: {why}") from exc
+        raise ValueError(f"{key}: {file}: {why}") from exc
     if not password:
-        raise ValueError(f"password_file: {file} is empty")
+        raise ValueError(f"{key}: {file} is empty")
     host = rest[len(user) + len(at) :]
     return f"{scheme}://{user}:{quote(password, safe='')}@{host}"
 

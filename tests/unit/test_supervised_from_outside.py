@@ -236,6 +236,6 @@ def test_a_brokers_password_is_read_from_its_file(tmp_path: Path) -> None:
         with pytest.raises(ValidationError, match="password_file"):
             Settings(broker={"url": "redis://redis:6379/0", "password_file": broken})
         with pytest.raises(ValidationError, match="ledger_password_file: "):
-            Node(ledger=ledger, ledger_password_file=broken)
+            Node(ledger="postgresql+psycopg://db/x", ledger_password_file=broken)
         with pytest.raises(ValidationError, match="broker_password_file: "):
             Worker(broker="redis://redis:6379/0", broker_password_file=broken)
