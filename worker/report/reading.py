@@ -23,7 +23,7 @@ JUDGED = (
     "For research use only; not a medical device; not for primary diagnosis."
 )
 ABSENCE = "The absence of an AI finding does not exclude a fracture."
-REPLACES = "This report replaces an earlier one of this image (number {} of its reports)."
+REPLACES = "This is report number {} of this image; it replaces the one before."
 UNCLEAR = "Model output could not be interpreted automatically; text is verbatim."
 CUT = f"The model's text was longer than {LONGEST_TEXT} bytes and was cut."
 DEMONSTRATION = "DEMONSTRATION MODEL: reads drawings only; its text means nothing about a patient."

@@ -88,7 +88,7 @@ MOST_PLACES = 20
 
 CONCLUSIONS: Final = {ReportKind.UNCLEAR: "The AI's text could not be interpreted automatically."}
 
-REPLACED = "Replaced by a later report of the same image (number {} of its reports)."
+REPLACED = "Replaced by report number {} of the same image."
 
 SNAKE_CASE: Final = {
     "SeriesInstanceUID": "series_instance_uid",
