@@ -97,6 +97,24 @@ def test_another_model_is_for_another_sender_only(ledger: Ledger) -> None:
     assert len(again(ledger, route(model="other", send_to=("second",)), **SECOND).jobs) == 1
 
 
+@pytest.mark.parametrize("first", [[], [route(model="other", send_to=("first",))]])
+def test_a_second_sender_that_is_no_peer_lets_no_report_go_to_the_first(
+    ledger: Ledger, first: list[object]
+) -> None:
+    on(ledger, NOW).instances.receive(instance(), first, "")
+    (job,) = again(ledger, route(send_to=("@sender", "archive")), **SECOND).jobs
+    (made,) = [one for one in ledger.history.trace("1.2.3.1").jobs if one.job == job]
+    assert list(made.send_to) == ["archive"], "@sender would be looked for as the first sender"
+
+
+def test_a_first_sender_that_is_no_peer_yet_is_waited_for_when_it_sends_again(
+    ledger: Ledger,
+) -> None:
+    on(ledger, NOW).instances.receive(instance(), [], "no rule matched")
+    again(ledger, route(send_to=("@sender",)))
+    assert list(ledger.history.trace("1.2.3.1").jobs[0].send_to) == ["@sender"]
+
+
 def test_senders_of_one_instance_are_told_apart_in_bounded_number(ledger: Ledger) -> None:
     reported(ledger)
     for n in range(100):
