@@ -335,7 +335,8 @@ class Repeats:
                 # Another model for the same sender is a replay, which is asked for on purpose.
                 job = max(newest.values(), key=lambda row: (row.received_at, row.generation))
             if job is None:
-                made.append(self._follow_route(connection, first, instance, route, now))
+                asked = _without_sender(route) if is_other else route
+                made.append(self._follow_route(connection, first, instance, asked, now))
             else:
                 self._add_destinations(connection, job, route, now)
         return tuple(made)
@@ -363,10 +364,8 @@ class Repeats:
         wishes = load_wishes(job.send_to)
         added = {
             name: wish
-            for name, asked in wishes_of(route).items()
-            # A second sender that nobody knows has no place to be remembered in: it may send again.
-            if name != SENDER
-            and (wish := _wider_wish(wishes.get(name), asked, job, route)) is not None
+            for name, asked in wishes_of(_without_sender(route)).items()
+            if (wish := _wider_wish(wishes.get(name), asked, job, route)) is not None
         }
         if not added:
             return
@@ -494,6 +493,15 @@ def add_route(connection: Connection, job: str, wishes: Mapping[str, Wish]) -> N
         connection.execute(
             jobs.update().where(jobs.c.id == job).values(send_to=dump_wishes(known | more))
         )
+
+
+def _without_sender(route: Any) -> Any:
+    """Return what a route asks for but for its sender, where that is no peer and not the first.
+
+    A job waits for the sender that its Instance names; for another one, that nobody knows, there is
+    no place to be remembered in: it may send again.
+    """
+    return replace(route, send_to=tuple(name for name in route.send_to if name != SENDER))
 
 
 def _first_instance(connection: Connection, uid: str) -> Row[Any]:
