@@ -94,8 +94,10 @@ def _find_doubted_absence(phrase: Phrase) -> Hit | None:
 
 
 def _find_other_side(phrase: Phrase) -> Hit | None:
-    """Find the "unlike the left" that may have what is denied here."""
+    """Find the "unlike the left", or "and two on the left", that may have what is denied here."""
     tokens = phrase.tokens
+    if (some := _some_on_other_side(phrase)) and _find_denial_before(phrase):
+        return Hit(some)
     for at in phrase.places(lambda t: t.text in _UNLIKE, 0, len(tokens)):
         end = phrase.skip((Kind.ARTICLE, Kind.PREPOSITION), at + 1)
         is_denied = _find_denial_before(phrase) or _find_denial_after(phrase)
@@ -104,6 +106,31 @@ def _find_other_side(phrase: Phrase) -> Hit | None:
     return None
 
 
+def _some_on_other_side(phrase: Phrase) -> Sequence[int]:
+    """Return where "and two on the left" is said behind "no rib fractures on the right"."""
+    tokens = phrase.tokens
+    for joint in phrase.places(lambda t: t.kind in (Kind.AND, Kind.COMMA), phrase.at + 1):
+        some = phrase.skip((Kind.ARTICLE, Kind.QUALIFIER, Kind.AGE), joint + 1)
+        some -= tokens[some - 1].text in _SOME
+        if some >= len(tokens) or not (tokens[some].form or tokens[some].text in _SOME):
+            continue
+        side = phrase.skip((Kind.PREPOSITION, Kind.ARTICLE, Kind.BONE, Kind.NEUTRAL), some + 1)
+        is_placed = has(tokens[some + 1 : side], Kind.PREPOSITION)
+        is_count = tokens[some].form != "ordinal" and not _follows_number(tokens, joint)
+        if has(tokens[side + 1 : side + 2], Kind.NOUN, Kind.DEVICE, Kind.UNKNOWN):
+            continue  # "no right rib fracture, 2 left nodules"
+        if side < len(tokens) and tokens[side].kind is Kind.SIDE and (is_placed or is_count):
+            sides = {t.value for t in tokens[:joint] if t.kind is Kind.SIDE}
+            if sides and tokens[side].value not in sides:
+                return range(joint, side + 1)
+    return ()
+
+
+def _follows_number(tokens: Sequence[Token], joint: int) -> bool:
+    return has(tokens[max(0, joint - 2) : joint], Kind.NUMBER)
+
+
+_SOME = ("several", "multiple", "many", "numerous", "some", "few", "single", "one")
 _UNLIKE = ("unlike", "in contrast to", "in contrast with", "as opposed to")
 
 
