@@ -25,11 +25,14 @@ def _spell_hash(mark: re.Match[str]) -> str:
 def _drop_counts(counted: re.Match[str]) -> str:
     """Read "fractures: 3 on the left, 2 on the right", but not the ribs of "5 left, 6 left"."""
     one, other = counted["one"], counted["other"]
+    if _DENIED.search(counted.string, max(0, counted.start() - 60), counted.start()):
+        return counted.group()  # "no rib fractures on the right and two on the left"
     if other and one.split()[-1][0] == other.split()[-1][0] != "s":
         return counted.group()
     return f"{counted[1]}: {'bilateral' if other else one}"
 
 
+_DENIED = re.compile(r"\b(?:no|not|nor|without|never|negative|free)\b")
 _RIB_HASH = re.compile(r"\b(ribs?) # (?=\d)")  # "rib # 3-4", unless a fracture is spelt out
 _SPELT = re.compile(r"fract|\bfx")
 _SEVERAL = "|".join(CARDINALS[1:])
@@ -63,6 +66,7 @@ _KEY_OF_PLACE = re.compile(  # "location": "left 6th rib", "age": "acute"
     r"[\"']\s?:"
 )
 _MANY = rf"(?:[1-9]\d?|{'|'.join(CARDINALS)})"
+_ABOUT = r"(?:at least|about|approximately|up to|more than)"
 _SIDE = r"(?:on the )?(?:left|right|lt|rt|l|r)\b(?: side\b)?"
 # How many there are is no rib: "Rib fractures: 1 (left 5th)", "(2): left", "count: 2".
 _COUNTS = (
@@ -96,6 +100,50 @@ _COUNTS = (
         _drop_counts,
     ),
     (re.compile(r"(\bfractures?) count\s{0,2}[:=]\s{0,2}[1-9]\d?(?![.\d])"), r"\1"),
+    # "Bilateral rib fractures, 3 on each side", "left rib fractures, 5 in total"
+    (
+        re.compile(
+            rf"(\b(?:fractures|fxs)\s?[,(;:]?\s?)(?:with )?(?:{_ABOUT} )?{_MANY} "
+            r"(?=(?:on|per) (?:each|either|both) sides?\b|in (?:total|number)\b)"
+        ),
+        r"\1",
+    ),
+    (  # "bilateral rib fractures (3 on the right, 2 on the left)"
+        re.compile(
+            rf"(\b(?:fractures|fxs))\s?(?:[,(;]|,? with)\s?(?:{_ABOUT} )?{_MANY} "
+            rf"(?P<one>on the (?:left|right)\b)(?: side)?(?:,|,? and|;)\s?(?:{_ABOUT} )?{_MANY} "
+            r"(?P<other>on the (?:left|right)\b)"
+        ),
+        _drop_counts,
+    ),
+    (  # "4 left rib fractures and 2 right rib fractures"
+        re.compile(
+            rf"(?:(?<=\bfractures and )|(?<=\bfractures, )|(?<=\bfxs and ))(?:{_ABOUT} )?{_MANY} "
+            r"(?=(?:(?:left|right|lt|rt)(?:[ -]sided)? )?(?:rib )?(?:fractures|fxs)\b)"
+        ),
+        "several ",
+    ),
+    (  # "four rib fractures on the right and three on the left"
+        re.compile(
+            r"(\b(?:fractures|fxs)) (?P<one>on the (?:left|right)\b)(?: side)?(?:,|,? and|;)\s?"
+            rf"(?:{_ABOUT} )?{_MANY} (?P<other>on the (?:left|right)\b)"
+        ),
+        _drop_counts,
+    ),
+    (  # "rib fractures: none on the right, 2 on the left"
+        re.compile(
+            rf"(\b(?:fractures|fxs)\s?[:=]\s?)(?:0|zero|none|no|nil) (?P<one>{_SIDE})(?:,|,? and|;)"
+            rf" {_MANY} (?={_SIDE}\s?(?:[.;,]|$))"
+        ),
+        r"\1none \g<one>, several ",
+    ),
+    (  # "2 of the left ribs"
+        re.compile(
+            rf"(?<!\brib )(?<!\bribs )(?<!\band )(?<!, )\b(?:[1-9]\d?|{_SEVERAL}) of "
+            r"(?=(?:the|these|those|his|her) (?:[a-z]{1,12} ){0,2}ribs\b)"
+        ),
+        "several of ",
+    ),
 )
 # How many there are, whatever sign or word stands beside the number: ">6", "5 or more", "4+".
 _SIZES = (
@@ -194,7 +242,10 @@ _SHORTHAND = (
     (re.compile(r"\bs/p\b"), "status post"),
     (re.compile(r"\br/o\b"), "rule out"),
     (re.compile(r"\bc/w\b"), "consistent with"),
-    (re.compile(r"\bh/o\b"), "history of"),
+    (re.compile(r"\bh/o\b|\bhx\b(?: of\b)?"), "history of"),
+    (re.compile(r"\bhwk ?(?=\d)"), "c"),  # the vertebrae of German notes
+    (re.compile(r"\bbwk ?(?=\d)"), "t"),
+    (re.compile(r"\blwk ?(?=\d)"), "l"),
     (re.compile(r"\by/o\b"), "year old"),
     (re.compile(r"\bb/l\b"), "bilateral"),
     (re.compile(r"\band\s*/\s*or\b"), "or"),
