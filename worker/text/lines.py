@@ -8,7 +8,18 @@ FOLD = "\v"
 
 _BLANK_LINES = re.compile(r"(\n[ \t]*\n\s*)")
 _ENDED = re.compile(r"[.!?][\"')\]]{0,3}$")
-_ITEM = re.compile(r"(?:[-*\u2022\u25cf>]|\(?\d{1,2}[.)]\s|[a-z]\)\s|[A-Z][A-Za-z ]{2,30}:\s?)")
+_ITEM = re.compile(
+    r"(?:[-*\u2022\u25cf>]|\(?\d{1,2}[.)]\s|[a-z]\)\s|(?i:[a-k]|i{1,3}|iv|vi?)\.\s"
+    r"|[A-Z][A-Za-z ]{2,30}:\s?)"
+)
+# The "6." of "the 6. and the 7. rib" ends no sentence, and its "7." begins no item.
+_NUMBERED = re.compile(r"\b\d{1,2}\.$")
+_NUMBERED_PAIR = re.compile(
+    r"\d\.,?\s(?:and|to|through)\s(?:the\s)?\d{1,2}\.$|\bthe\s\d{1,2}\.$", re.IGNORECASE
+)
+_LEADS_ON = re.compile(r"(?:\d\.,|\b(?:the|and|to|through))$", re.IGNORECASE)
+_JOINED_ON = re.compile(r"(?:and|to|through|AND|TO|THROUGH)\s(?:(?:the|THE)\s)?(?:\d{1,2}\.|$)")
+_COUNTED_ON = re.compile(r"\d{1,2}\.(?:,|\s?$|\s(?:and|to|ribs?)\b)", re.IGNORECASE)
 _LAST_WORDS = """
 of the a an no not and or nor with without in on is are to for by at involving evidence any left
 right lt rt l r there was were be been being has have had can cannot may might could would should
@@ -80,7 +91,11 @@ def _is_full(lines: Sequence[str], at: int, width: int) -> bool:
 
 def _choose_joint(line: str, after: str, is_wrapped: bool, is_sure: bool) -> str:
     """Return what stands between two lines: a space, a line feed, or a fold."""
-    if not line or not after or _ENDED.search(line) or _ITEM.match(after):
+    if not line or not after:
+        return "\n"
+    if _goes_on_counting(line, after):
+        return " "
+    if _ENDED.search(line) or _ITEM.match(after):
         return "\n"
     if _goes_on(line, after):
         return " "
@@ -88,6 +103,14 @@ def _choose_joint(line: str, after: str, is_wrapped: bool, is_sure: bool) -> str
     if is_wrapped and (not is_new or (line.isupper() and after.isupper())):
         return " " if is_sure else FOLD
     return FOLD if len(line) > _LONG_LINE else "\n"
+
+
+def _goes_on_counting(line: str, after: str) -> bool:
+    """Tell whether two lines share the numbers of "the 6. and the 7. rib"."""
+    if _LEADS_ON.search(line):
+        return bool(_COUNTED_ON.match(after))
+    is_pair = _NUMBERED_PAIR.search(line) and after.lower().startswith("rib")
+    return bool(is_pair or (_NUMBERED.search(line) and _JOINED_ON.match(after)))
 
 
 def _goes_on(line: str, after: str) -> bool:

@@ -53,8 +53,9 @@ _ECHO = re.compile(
     re.IGNORECASE,
 )
 _REQUEST = (
-    r"indications?|clinical (?:history|information|indications?|details|data|question|statement)"
-    r"|history|reason|reason for (?:the )?(?:exam|examination|study|request|visit)|technique"
+    r"indications?|clin(?:ical)? (?:history|hx|info|information|indications?|details?|data|question"
+    r"|statement)"
+    r"|history|hx|reason|reason for (?:the )?(?:exam|examination|study|request|visit)|technique"
     r"|(?:prior|previous|outside) (?:reports?|study|exam|examination|findings?|imaging|films?)"
     r"|comparisons?|exam|examination|procedure|study|prompt|question|instructions?|examples?|user|human|request|query|q"
 )
@@ -76,21 +77,33 @@ _GOES_ON = (
     r"\d|fx|frac|\#|ribs?\b|neck|hum|clav|scap|vert|compr|aspect|third|end\b|arc|shaft|head|non|displ"
     r"|of\b|[tld]\d"
 )
+# "The 6. and the 7. rib" of German notes, whose full stop ends no sentence
+_NUMBERED_ON = (
+    r"ribs?\b|(?:and|or|to|through|AND|OR|TO|THROUGH)\s{1,3}(?:(?:the|THE)\s{1,3})?\d{1,2}[.][\s,]"
+)
 _BOUNDARY = re.compile(
     r"""(?<!\b[lL][tT])(?<!\b[rR][tT])(?<!\b[lLrR])(?<!\bvs)(?<!\bVS)(?<!\be\.g)(?<!\bi\.e)
         (?<!\bapprox)(?<!\b[dD]r)(?<!\brib\s[nN]o)(?<!\brib\s[nN]os)(?<!\bRIB\sNO)(?<!\bRIB\sNOS)(?<!^\d)(?<!\n\d)(?<!\s\d)
-        (?!(?<=\b[nN]o)[.][a-z])(?!(?<=\d)[.]\s{1,3}ribs?\b)
+        (?<!^[a-kA-K])(?<!\n[a-kA-K])(?<!\n[iI]{2})(?<!\n[iI]{3})(?<!\n[iI][vV])(?<!\n[vV])(?<!\n[vV][iI])
+        (?!(?<=\b[nN]o)[.][a-z])(?!(?<=\d)[.]\s{1,3}"""
+    rf"(?:{_NUMBERED_ON})"
+    r""")
         """
     rf"(?!(?i:{_SHORTENED})[.]\s+(?i:{_GOES_ON}))"
     r"""
         [.!]{1,16}["')\]]{0,8}(?=\s|$|[A-Za-z]{2})
       |(?<=[\w)\]"'\#])[?]+["')\]]*(?=\s|$)
       |(?<=\d)[.](?=\s*$)
-      |(?<=\s\d)[.](?=\s+[^\d\s])(?!\s{1,3}ribs?\b)
-      |\n\s*\n|\n(?=\s*(?:[-\u2022\u25cf>]|\d{1,2}[.)]\s))""",
+      |(?<=\s\d)(?<![.]\sAND\s\d)(?<![.]\sAND\sTHE\s\d)(?<![.]\sTO\s\d)[.](?=\s+[^\d\s])(?!\s{1,3}"""
+    rf"(?:{_NUMBERED_ON})"
+    r""")
+      |\n\s*\n|\n(?=\s*(?:[-\u2022\u25cf>]|\d{1,2}[.)]\s|(?i:[a-k]|i{1,3}|iv|vi?)[.]\s))""",
     re.VERBOSE,
 )
-_MARKER = re.compile(r"^\s*(?:[-\u2022\u25cf>]+\s*|\(?\d{1,2}[.)]\s+|[a-z]\)\s+)", re.IGNORECASE)
+_MARKER = re.compile(
+    r"^\s*(?:[-\u2022\u25cf>]+\s*|\(?\d{1,2}[.)]\s+|[a-zA-Z]\)\s+"
+    r"|(?i:[a-k]|i{1,3}|iv|vi?)\.\s+(?!\d))"
+)
 _INNER_MARKER = re.compile(
     r"(?<=[.;:,)a-z])\s+\(?\d{1,2}\)\s+|(?<=[.;:])\s+\d{1,2}\.\s+", re.IGNORECASE
 )
