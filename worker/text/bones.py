@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from worker.text.lexicon import Kind, Token
-from worker.text.phrase import JOINTS, LISTING, NAMED, Phrase
+from worker.text.phrase import JOINTS, LISTING, NAMED, Phrase, has
 from worker.text.tokens import is_level
 
 _SEGMENT_WORDS = """
@@ -35,7 +35,7 @@ PARTS: dict[str, dict[str | None, str]] = {
     "scapula": {"body": "body", "neck": "neck", "spine": "spine", "spinal": "spine"},
     "sternum": {
         "manubrium": "manubrium", "manubrial": "manubrium", "body": "body", "shaft": "body",
-        "xiphoid": "xiphoid process",
+        "xiphoid": "xiphoid process", "corpus": "body",
         "manubriosternal": "manubriosternal junction",
     },
     "humerus": {
@@ -71,6 +71,7 @@ class Site:
     is_garbled: bool = False
     name: str = ""  # the words that name it
     is_ranged: bool = False  # one of "3 to 6"
+    is_of_both: bool = False  # "bilateral rib fractures: 3", whose own side may come behind it
 
     @property
     def part(self) -> str | None:
@@ -169,6 +170,7 @@ class SiteReader:
         for number in token.value.split():
             site = self._add_site("rib", number, at)
             site.is_garbled = not 1 <= int(number) <= 12
+            site.is_of_both = self.side == "bilateral" and self._follows_rib(at)
             self.pending.append(site)
 
     def _is_count(self, at: int, high: int) -> bool:
@@ -328,17 +330,26 @@ class SiteReader:
         # A side behind its bones ("ribs 5 and 6 on the left") is theirs; before a bone it is that
         # of what comes.
         unsided = [s for s in self.sites if s.side is None and s.bone not in MIDLINE]
+        unsided = unsided or self._sides_own(at)
         if (after in (*_BONES, Kind.FRACTURE, Kind.UNKNOWN) and not is_late) or not unsided:
             if self.side and self.side != value and self._shares_bone(at, after):
                 self.shared.append((self.side, self.side_at))
             self.side, self.side_at = value, at
         else:
             for site in unsided:
-                site.side = value
+                site.side, site.is_of_both = value, False
             self.pending = []
             is_heading = all(s.number is None for s in unsided)
             self.side = value if is_heading and after in (Kind.COLON, Kind.COMMA) else None
             self.late_side = value
+
+    def _sides_own(self, at: int) -> list[Site]:
+        """Return the sites of "bilateral rib fractures: 3 on the right, 5 on the left"."""
+        own = [s for s in self.sites if s.is_of_both]
+        between = self.tokens[own[-1].at + 1 : at] if own else ()
+        sides = {t.value for t in self.tokens[self.low :] if t.kind is Kind.SIDE}
+        is_next = all(t.kind in (Kind.PREPOSITION, Kind.ARTICLE) for t in between)
+        return own if is_next and {"left", "right"} <= sides else []
 
     def _shares_bone(self, at: int, after: Kind | None) -> bool:
         """Tell whether the side before, in "acute right and old left rib", has the same bone."""
@@ -486,18 +497,91 @@ def sites(scope: Phrase) -> list[Site]:
     """Return the bones that the fracture of `scope` is in."""
     tokens, low, high = scope.tokens, scope.low, scope.high
     # First without the parts that are about lungs, devices and places of comparison.
-    skip = unrelated_parts(tokens, low, high, _ALIEN, scope.at) | _referred_places(scope)
+    operated = _operated_levels(scope)
+    skip = unrelated_parts(tokens, low, high, _ALIEN, scope.at) | _referred_places(scope) | operated
     reader = SiteReader(tokens, skip, scope.knows_ribs)
     sites = reader.read(low, high)
     if not sites:
         # Nothing was found without the parts about lungs and devices, so the bone may stand within
         # one: read again and leave out only what is called normal.
-        skip = unrelated_parts(tokens, low, high, BLAND, scope.at)
+        skip = unrelated_parts(tokens, low, high, BLAND, scope.at) | operated
         reader = SiteReader(tokens, skip, scope.knows_ribs)
         sites = reader.read(low, high)
     if not sites and _is_vertebral(scope):
         return [Site("vertebra", None, None, None, scope.at)]
     return sites
+
+
+_NEIGHBOURING = (
+    "adjacent",
+    "underlying",
+    "ipsilateral",
+    "neighboring",
+    "neighbouring",
+    "subjacent",
+)
+
+
+def is_neighbour(scope: Phrase) -> bool:
+    """Tell whether a fracture is beside the one before: "with adjacent rib fractures"."""
+    return any(t.text in _NEIGHBOURING for t in scope.tokens[scope.low : scope.at])
+
+
+_JOINTS_OF = {
+    "humerus": ("shoulder", "glenohumeral"), "glenoid": ("shoulder", "glenohumeral"),
+    "coracoid": ("shoulder", "acromioclavicular", "ac"),
+    "acromion": ("shoulder", "acromioclavicular", "ac"),
+    "rib": ("flail chest", "flail segment"),
+}  # fmt: skip
+"""Bone -> what has its side: "left shoulder dislocation with a greater tuberosity fracture"."""
+
+
+def side_of_joint(scope: Phrase, bones: set[str]) -> str | None:
+    """Return the side of the joint that was named before bones that have none of their own."""
+    passed = (Kind.SEGMENT, Kind.QUALIFIER, Kind.NEUTRAL)
+    joints = set.intersection(*(set(_JOINTS_OF.get(bone, ())) for bone in bones))
+    sides = {
+        scope.tokens[side - 1].value
+        for at in scope.places(lambda token: token.text in joints, 0, scope.at)
+        if (side := scope.skip_back(passed, at)) and scope.tokens[side - 1].kind is Kind.SIDE
+    }
+    return sides.pop() if len(sides) == 1 else None
+
+
+_OPERATIONS_WORDS = """
+fusion vertebroplasty kyphoplasty laminectomy screw screws rod rods hardware cement fixation
+stabilization instrumentation arthrodesis corpectomy cage spacer
+"""
+_OPERATIONS = frozenset(_OPERATIONS_WORDS.split())
+
+
+def _operated_levels(scope: Phrase) -> frozenset[int]:
+    """Skip the levels of "fusion T10-L2 for T12 fracture", which say where the operation was."""
+    tokens = scope.tokens
+    listed = (Kind.LEVEL, Kind.AND, Kind.COMMA)
+    words = (*listed, Kind.PREPOSITION, Kind.DEVICE, Kind.NOUN, Kind.ARTICLE, Kind.REFERENCE)
+    out: set[int] = set()
+    for at in scope.places(lambda token: token.text.split(" ")[-1] in _OPERATIONS):
+        high = at + 1
+        while high < scope.high and tokens[high].kind in words:
+            is_with = tokens[high].text == "with" and has(tokens[at:high], Kind.LEVEL)
+            if is_with or tokens[high].text in _PURPOSES:
+                break
+            high += 1
+        is_next = high < scope.high and tokens[high].kind in (Kind.HINT, Kind.FRACTURE)
+        if is_next and tokens[high - 1].kind is Kind.LEVEL and tokens[high - 2].kind is Kind.COMMA:
+            high -= 1  # "fusion T10-L2, T12 fracture"
+        low = at
+        before = (*listed, Kind.SEGMENT, Kind.BONE, Kind.UNKNOWN)
+        while low > scope.low and tokens[low - 1].kind in before:
+            low -= 1
+        out.update(n for n in range(low, high) if tokens[n].kind is Kind.LEVEL)
+    others = scope.places(lambda token: token.kind is Kind.LEVEL)
+    return frozenset(out) if set(others) - out else frozenset()
+
+
+_PURPOSES = ("for", "due to", "because of", "secondary to", "across", "bridging", "spanning",
+             "following", "after")  # fmt: skip
 
 
 def _referred_places(scope: Phrase) -> frozenset[int]:
@@ -518,6 +602,8 @@ def _end_of_reference(scope: Phrase, at: int) -> int:
     """Return where the place ends: "overlying a vessel" before "at the right 5th rib"."""
     end = min(at + 5, scope.high)
     joint = scope.until(JOINTS, at)
+    if joint + 1 < end and not has(scope.tokens[joint : joint + 2], Kind.AND, Kind.OR, *NAMED):
+        return joint  # "in comparison with the last study, the left ..."
     if of := next((n for n in range(at + 1, min(end, joint)) if scope.tokens[n].text == "of"), 0):
         end = min(max(end, of + 4), scope.high)  # "near the tip of the right scapula"
     for n in range(at + 2, end):

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field, replace
 
 from worker.text.bones import (
     BLAND,
+    MIDLINE,
     SEGMENTS,
     Site,
     SiteReader,
     implied_site,
+    is_neighbour,
     read_sites,
+    side_of_joint,
     sites,
     unrelated_parts,
 )
@@ -30,6 +33,7 @@ from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, Hit, RuleSet, RuleVerdict, TextRule, first_hit
 from worker.text.rules.backward import (
     answers_yes,
+    asks_of_pain,
     asks_to_exclude,
     dates_bones,
     dates_only,
@@ -293,11 +297,12 @@ class TextReading:
             named = self.signs
         self.is_void |= any(site.is_garbled for site in named)
         named = named or [implied_site(phrase)]
-        if named[0].bone == "other" and not named[0].side and find_query(phrase):
+        is_of_nothing = named[0].bone == "other" and not named[0].side
+        if find_query(phrase) and (is_of_nothing or asks_of_pain(phrase)):
             self._note_reason("asked-of-nothing", RuleVerdict.OPEN, phrase, (phrase.at,))
             self.is_doubtful = True  # "?fracture" asks, "?fracture left 5th rib" suspects
             return
-        self._carry_side(sentence, named)
+        self._carry_side(sentence, phrase, named)
         self._note_reason("asserted", Presence.PRESENT, phrase, (phrase.at,))
         hedge = self._ask_rules(self.rules.hedges, phrase)
         dates = self._ask_rules(self.rules.dates, phrase)
@@ -310,11 +315,18 @@ class TextReading:
             entry.age = age
         self.entries += self.last
 
-    def _carry_side(self, sentence: Sentence, named: Sequence[Site]) -> None:
-        """Give ribs the one side of those that the sentence has named before them."""
-        sides = {e.side for e in self.last if e.bone == "rib" and e.sentence == sentence.verbatim}
-        is_open = all(s.bone == "rib" and s.number and s.side is None for s in named)
-        if is_open and len(sides) == 1 and sides <= {"left", "right"}:
+    def _carry_side(self, sentence: Sentence, phrase: Phrase, named: Sequence[Site]) -> None:
+        """Give bones without a side that of the ribs, neighbours or shoulder named before them."""
+        if any(site.side or site.bone in (*MIDLINE, "other") for site in named):
+            return
+        before = [e for e in self.last if e.sentence == sentence.verbatim]
+        if not is_neighbour(phrase):
+            is_ribs = all(site.bone == "rib" and site.number for site in named)
+            before = [e for e in before if e.bone == "rib" and is_ribs]
+        sides = {e.side for e in before}
+        if not before:
+            sides = {side_of_joint(phrase, {site.bone for site in named})}
+        if len(sides) == 1 and sides <= {"left", "right"}:
             for site in named:
                 site.side = next(iter(sides))
 

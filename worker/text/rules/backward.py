@@ -121,6 +121,15 @@ def asks_to_exclude(tokens: Sequence[Token]) -> bool:
     return any(t.kind is Kind.ASKING and t.text.startswith(("exclu", "rule")) for t in tokens)
 
 
+_PAINS = ("pain", "pains", "tenderness", "tender")
+
+
+def asks_of_pain(phrase: Phrase) -> bool:
+    """Tell whether a fracture is asked about where something hurts: "left rib pain, ?fracture"."""
+    pains = phrase.places(lambda token: token.text in _PAINS, phrase.low, phrase.at)
+    return bool(pains) and not has(phrase.tokens[pains[-1] : phrase.high], *NAMED, Kind.SIDE)
+
+
 def takes_for_granted(tokens: Sequence[Token]) -> bool:
     """Tell whether a question is on a fracture that is there: "has the rib fracture healed?"."""
     for at, token in enumerate(tokens):
