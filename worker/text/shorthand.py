@@ -243,6 +243,11 @@ _SHORTHAND = (
     (re.compile(r"\br/o\b"), "rule out"),
     (re.compile(r"\bc/w\b"), "consistent with"),
     (re.compile(r"\bh/o\b|\bhx\b(?: of\b)?"), "history of"),
+    # No abnormality detected in bones; a patient who is in no acute distress is not meant.
+    (
+        re.compile(r"\b(bones?|skeleton|ribs|bony (?:thorax|cage))( ?:)? (?:(?:are|is) )?nad\b"),
+        r"\1\2 normal",
+    ),
     (re.compile(r"\bhwk ?(?=\d)"), "c"),  # the vertebrae of German notes
     (re.compile(r"\bbwk ?(?=\d)"), "t"),
     (re.compile(r"\blwk ?(?=\d)"), "l"),

@@ -2,6 +2,7 @@
 
 from worker.text.lexicon import Kind
 from worker.text.phrase import JOINTS, NAMED, PREDICATES, STOPS, Phrase, has
+from worker.text.rules.backward import MIMICS
 from worker.text.rules.joined import has_other_subject
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
@@ -104,6 +105,10 @@ def _find_alternative(phrase: Phrase) -> Hit | None:
         near = tokens[at + 1 : at + 5]
         if tokens[at].kind is Kind.OR and any(t.text in _MIMICS for t in near):
             return Hit((at,))
+    for at in phrase.places(lambda token: token.kind is Kind.OR, 1, phrase.at):
+        is_next = not has(tokens[at + 1 : phrase.at], Kind.NOUN, *PREDICATES, *JOINTS)
+        if is_next and tokens[at - 1].text in (*MIMICS, "canal", "channel", "vessel"):
+            return Hit((at - 1, at))  # "skin fold or fracture of the left 5th rib"
     either = phrase.places(lambda token: token.text == "either")
     ors = phrase.places(lambda token: token.kind is Kind.OR)
     if either and ors and has(tokens[either[0] : ors[-1]], *NAMED):
