@@ -496,7 +496,7 @@ def add_route(connection: Connection, job: str, wishes: Mapping[str, Wish]) -> N
 
 
 def _without_sender(route: Any) -> Any:
-    """Return what a route asks for but for its sender, where that is no peer and not the first.
+    """Return what a route asks for, without a sender that nobody knows and that is not the first.
 
     A job waits for the sender that its Instance names; for another one, that nobody knows, there is
     no place to be remembered in: it may send again.
