@@ -83,6 +83,30 @@ def test_steps_that_nobody_asks_for_are_not_done(tmp_path: Path) -> None:
     assert not (tmp_path / "done").exists()
 
 
+def test_a_process_that_is_ended_as_it_begins_does_nothing_on_the_parents_way_out() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from dicom_node.run.apart import StepsApart\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "fork = os.fork\n"
+        "def at_once():\n"
+        "    pid = fork()\n"
+        "    if pid == 0:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return pid\n"
+        "os.fork = at_once\n"
+        "try:\n"
+        "    with StepsApart(lambda: None):\n"
+        "        pass\n"
+        "finally:\n"
+        "    print('way out')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "way out\n", "")
+
+
 def test_steps_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys, time\n"
