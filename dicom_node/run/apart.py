@@ -48,18 +48,25 @@ class StepsApart:
         parent = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
-        self._pid = os.fork()
-        if self._pid == 0:
-            # whatever ends it, a Ctrl-C between two steps as well: what the parent has still to do
-            # on its way out is not done here a second time
-            try:
-                os.close(asking)
-                os.close(answered)
-                end_with_parent()
-                if os.getppid() == parent:
-                    self._do_steps(asked, os.fdopen(answering, "wb"))
-            finally:
-                os._exit(0)
+        # not before the child is where it cannot leave: a signal may come with its first line
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        try:
+            self._pid = os.fork()
+            if self._pid == 0:
+                # whatever ends it, a Ctrl-C between two steps as well: what the parent has still to
+                # do on its way out is not done here a second time
+                try:
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                    signal.pthread_sigmask(signal.SIG_SETMASK, held)
+                    os.close(asking)
+                    os.close(answered)
+                    end_with_parent()
+                    if os.getppid() == parent:
+                        self._do_steps(asked, os.fdopen(answering, "wb"))
+                finally:
+                    os._exit(0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         os.close(asked)
         os.close(answering)
         self._asking, self._answers = asking, os.fdopen(answered, "rb")

@@ -249,7 +249,7 @@ def test_jobs_that_nobody_takes_are_named(tmp_path: Path) -> None:
     ledger.close()
     check = worst(surroundings.ledger(settings_of(tmp_path)))
     assert (check.name, check.verdict) == ("jobs", "fail")
-    assert "1 image waits, for 600 s. (no worker ever claimed one)" in check.what
+    assert "1 image waits, for 10\u00a0min. (no worker ever claimed one)" in check.what
     assert "Start a worker of that model" in check.advice
 
 
