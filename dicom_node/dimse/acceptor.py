@@ -13,10 +13,10 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from socketserver import BaseServer
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -25,6 +25,7 @@ from dicom_node.base.plurals import counted
 from dicom_node.base.rims import OneOfMany
 from dicom_node.dimse.proxy import SIGNATURE, NotProxied, read_caller
 from dicom_node.dimse.refusals import Refusal, Refusals
+from dicom_node.dimse.security import SecureSocket, handshake_fault
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,12 @@ MAX_OTHER_PDU = 1 << 18
 """Largest PDU that carries no data set: 128 contexts with 45 transfer syntaxes fit."""
 
 _A_ASSOCIATE_RQ = 0x01
+_HANDSHAKE = 0x16
+"""First byte of a TLS record of the kind handshake (RFC 8446 5.1)."""
+_HEAD = 6
+"""Bytes of a PDU before what its length counts (PS3.8 9.3.1)."""
+_NO_HANDSHAKE = "no TLS handshake within {:g} s"
+_NO_REQUEST = "no association request within {:g} s"
 
 
 class Turned(Exception):
@@ -148,15 +155,37 @@ class Server(ThreadedAssociationServer):
         return address if caller is None else (caller, 0)
 
     def _admit_request(self, request: socket.socket, caller: str) -> socket.socket:
+        """Return the connection once it asks for an association."""
         self._make_room(caller)
-        self._waiting[request] = caller
+        with self._counting(request, caller):
+            if not self.ssl_context:
+                _await_request(request)
+                return request
+            _await_hello(request)
+        # The handshake comes later: what is counted has to be what can be closed meanwhile, and
+        # this takes the descriptor away from `request`.
+        secure = cast("SecureSocket", _wrap_socket(request, self.ssl_context))
         try:
-            if self.ssl_context:
-                return _shake_hands(request, self.ssl_context)
-            _await_request(request)
-            return request
+            with self._counting(secure, caller):
+                _shake_hands(secure)
+                secure.first = _read_request(secure)
+        except (Turned, OSError):
+            secure.close()
+            raise
+        return secure
+
+    @contextmanager
+    def _counting(self, connection: socket.socket, caller: str) -> Iterator[None]:
+        """Count a connection as silent; one that is closed meanwhile has its line already."""
+        self._waiting[connection] = caller
+        try:
+            yield
+        except Turned as exc:
+            if connection not in self._waiting:
+                raise ConnectionResetError from exc
+            raise
         finally:
-            self._waiting.pop(request, None)
+            self._waiting.pop(connection, None)
 
     def _make_room(self, caller: str) -> None:
         """Close the oldest silent connection where there are too many.
@@ -189,60 +218,107 @@ def host(address: Any) -> str:
 
 
 def _close_connection(connection: socket.socket) -> None:
+    # not `SSLSocket.shutdown`: it would let who reads the connection go on without TLS
     with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-def _shake_hands(request: socket.socket, context: ssl.SSLContext) -> socket.socket:
-    # The timeout is the deadline of the whole handshake, so a slow drip ends too.
-    request.settimeout(FIRST_PDU_S)
+def _await_hello(request: socket.socket) -> None:
+    """Return when a TLS handshake begins; take nothing from the socket."""
+    if not is_readable(request, FIRST_PDU_S):
+        raise Turned(_NO_HANDSHAKE.format(FIRST_PDU_S))
+    head = request.recv(_HEAD, socket.MSG_PEEK)
+    if not head:
+        raise ConnectionResetError
+    if head[0] == _A_ASSOCIATE_RQ:
+        raise Turned("an association request without TLS")
+    if head[0] != _HANDSHAKE:
+        raise Turned(_foreign_protocol(head, "a TLS hello"))
+
+
+def _wrap_socket(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
     try:
-        secure = context.wrap_socket(request, server_side=True)
+        return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+    except OSError as exc:  # it has gone meanwhile
+        raise ConnectionResetError from exc
+
+
+def _shake_hands(secure: ssl.SSLSocket) -> None:
+    # The timeout is the deadline of the whole handshake, so a slow drip ends too.
+    secure.settimeout(FIRST_PDU_S)
+    try:
+        secure.do_handshake()
     except TimeoutError as exc:
-        raise Turned(f"no TLS handshake within {FIRST_PDU_S:g} s") from exc
-    except ssl.SSLError as exc:
-        raise Turned(f"TLS handshake failed: {exc.reason or exc}") from exc
-    except ConnectionError:
-        raise
+        raise Turned(_NO_HANDSHAKE.format(FIRST_PDU_S)) from exc
     except OSError as exc:
-        raise Turned(f"TLS handshake failed: {exc.strerror or exc}") from exc
-    # TLS may hold the decrypted request already: then the socket has nothing more to read
-    if not secure.pending() and not is_readable(secure, FIRST_PDU_S):
-        secure.close()
-        raise Turned(f"no association request within {FIRST_PDU_S:g} s")
-    return secure
+        raise Turned(f"TLS handshake failed: {handshake_fault(exc)}") from exc
+
+
+def _read_request(secure: ssl.SSLSocket) -> bytes:
+    """Return a whole A-ASSOCIATE-RQ: what TLS has decrypted cannot be looked at and left there."""
+    deadline = time.monotonic() + FIRST_PDU_S
+    head = _read_bytes(secure, b"", _HEAD, deadline)
+    return _read_bytes(secure, head, _request_length(head), deadline)
+
+
+def _read_bytes(secure: ssl.SSLSocket, begin: bytes, count: int, deadline: float) -> bytes:
+    """Return `begin` and `count` bytes more."""
+    content, whole = begin, len(begin) + count
+    while len(content) < whole:
+        left = deadline - time.monotonic()
+        try:
+            secure.settimeout(max(left, 0.001))
+            more = secure.recv(whole - len(content))
+        except TimeoutError as exc:
+            raise Turned(_NO_REQUEST.format(FIRST_PDU_S)) from exc
+        except ssl.SSLError as exc:
+            raise Turned(f"TLS failed: {handshake_fault(exc)}") from exc
+        if not more:
+            _note_end(content)
+        content += more
+    return content
 
 
 def _await_request(request: socket.socket) -> None:
     """Return when a whole A-ASSOCIATE-RQ can be read; take nothing from the socket."""
     deadline = time.monotonic() + FIRST_PDU_S
     try:
-        head = _peek_bytes(request, 6, deadline)
-        kind, length = struct.unpack(">BxL", head)
-        if kind != _A_ASSOCIATE_RQ:
-            raise Turned(_foreign_protocol(head))
-        if length > MAX_OTHER_PDU:
-            raise Turned(f"an A-ASSOCIATE-RQ of {counted(length, 'byte')}")
+        length = _request_length(_peek_bytes(request, _HEAD, deadline))
         # More than this may not fit the kernel's buffer; the rest has its deadline in the `Inlet`.
-        _peek_bytes(request, min(6 + length, 1 << 15), deadline)
+        _peek_bytes(request, min(_HEAD + length, 1 << 15), deadline)
     finally:
         request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _request_length(head: bytes) -> int:
+    """Return how many bytes of an A-ASSOCIATE-RQ follow its head."""
+    kind, length = struct.unpack(">BxL", head)
+    if kind != _A_ASSOCIATE_RQ:
+        raise Turned(_foreign_protocol(head))
+    if length > MAX_OTHER_PDU:
+        raise Turned(f"an A-ASSOCIATE-RQ of {counted(length, 'byte')}")
+    return int(length)
 
 
 def _peek_bytes(request: socket.socket, count: int, deadline: float) -> bytes:
     # the kernel wakes us for `count` bytes at once: a slow drip costs no processor time
     request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
     if not is_readable(request, deadline - time.monotonic()):
-        raise Turned(f"no association request within {FIRST_PDU_S:g} s")
+        raise Turned(_NO_REQUEST.format(FIRST_PDU_S))
     content = request.recv(count, socket.MSG_PEEK)
-    if not content:
-        raise ConnectionResetError
     # readable with fewer bytes than were asked for: the stream has ended
     if len(content) < count:
-        if content[0] != _A_ASSOCIATE_RQ:
-            raise Turned(_foreign_protocol(content))
-        raise Turned("closed in the middle of its association request")
+        _note_end(content)
     return content
+
+
+def _note_end(content: bytes) -> NoReturn:
+    """Raise what the end of a stream means after some bytes of a request."""
+    if not content:
+        raise ConnectionResetError
+    if content[0] != _A_ASSOCIATE_RQ:
+        raise Turned(_foreign_protocol(content))
+    raise Turned("closed in the middle of its association request")
 
 
 def is_readable(connection: socket.socket, within_s: float) -> bool:
@@ -252,7 +328,7 @@ def is_readable(connection: socket.socket, within_s: float) -> bool:
     return bool(poll.poll(max(0.0, within_s) * 1000))
 
 
-def _foreign_protocol(head: bytes) -> str:
+def _foreign_protocol(head: bytes, awaited: str = "an A-ASSOCIATE-RQ") -> str:
     # a TLS record of the kind handshake, version 3.x (RFC 8446 5.1)
     if head[:2] == b"\x16\x03":
         return "a TLS hello at a port without TLS"
@@ -261,4 +337,4 @@ def _foreign_protocol(head: bytes) -> str:
         return "an HTTP request at the DICOM port"
     if head.startswith((b"PROXY ", SIGNATURE[: len(head)])):
         return "it sends a PROXY header and is not in node.proxies"
-    return f"its first byte is 0x{head[0]:02X}, not an A-ASSOCIATE-RQ"
+    return f"its first byte is 0x{head[0]:02X}, not {awaited}"

@@ -7,7 +7,9 @@ when a newer pynetdicom does not need it any more or has moved what it touches.
 from __future__ import annotations
 
 import logging
+import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -61,6 +63,7 @@ def apply() -> None:
         for name in ("pynetdicom", *(f"pynetdicom.{module}" for module in _TALKATIVE)):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         AssociationSocket._shutdown_socket = _close_socket  # type: ignore[assignment, method-assign]
+        AssociationSocket.ready = property(_is_ready)  # type: ignore[assignment, method-assign]
         if is_known():
             news.use_news()
 
@@ -77,6 +80,26 @@ def _close_socket(stream: AssociationSocket) -> None:
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         connection.close()
+
+
+def _is_ready(stream: AssociationSocket) -> bool:
+    """Return whether something can be read at once, whatever the descriptor's number.
+
+    pynetdicom asks select(2), which knows none above 1023: while more files are open, each
+    association would end as it begins.
+    """
+    connection = stream.socket
+    if connection is None or not stream._is_connected:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        is_readable = bool(poll.poll(0))
+        # what TLS has decrypted already no longer waits in the socket
+        return is_readable or (isinstance(connection, ssl.SSLSocket) and connection.pending() > 0)
+    except (OSError, ValueError):
+        stream.event_queue.put("Evt17")  # the transport connection is closed
+        return False
 
 
 class _Closed(AssociationSocket):

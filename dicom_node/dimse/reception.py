@@ -78,7 +78,8 @@ class Inlet(AssociationSocket):
         self._establish_by = time.monotonic() + ESTABLISHED_S
         self._begun_at = time.monotonic()
         self._space = memoryview(b"")
-        self.unread = self._space
+        # what was read under TLS before it was known that an association is asked for
+        self.unread = memoryview(getattr(self._connection, "first", b""))
 
     @property
     def ready(self) -> bool:

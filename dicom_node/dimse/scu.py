@@ -34,7 +34,7 @@ from dicom_node.dimse.contexts import (
     VERIFICATION,
 )
 from dicom_node.dimse.entity import entity
-from dicom_node.dimse.security import requestor
+from dicom_node.dimse.security import handshake_fault, requestor
 from dicom_node.settings import Peer
 from dicom_node.standard.header import check_file
 from dicom_node.standard.status import fault, is_stored
@@ -310,9 +310,9 @@ class Destination:
                 if tls:
                     tls.wrap_socket(knock, server_hostname=peer.host).close()
         except ssl.SSLCertVerificationError as exc:
-            return f"{self.name}: its certificate is not trusted: {exc.verify_message}"
+            return f"{self.name}: {handshake_fault(exc)}"
         except ssl.SSLError as exc:
-            return f"{self.name}: TLS handshake failed: {exc.reason or exc}"
+            return f"{self.name}: TLS handshake failed: {handshake_fault(exc)}"
         except ConnectionRefusedError:
             return f"{self.name} refuses connections; is it running, and is the port right?"
         except OSError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 from dicom_node.base.errors import ConfigurationError
@@ -19,6 +20,27 @@ SUITES = (
 
 CIPHERS = ":".join(SUITES)
 
+_FAULTS = {
+    "HTTP_REQUEST": "an HTTP request without TLS",
+    "NO_SHARED_CIPHER": "it offers none of the cipher suites that are taken here",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it asks for a certificate of this node",
+    "UNEXPECTED_EOF_WHILE_READING": "it hung up in the middle",
+    "UNSUPPORTED_PROTOCOL": "its TLS is older than 1.2",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS",
+}
+"""What OpenSSL calls the commonest faults of a handshake, and what they mean for people."""
+
+_is_distrust = re.compile(
+    r"(?:SSLV3|TLSV1|TLSV13)_ALERT_((?:BAD_|UNSUPPORTED_)?CERTIFICATE\w*|UNKNOWN_CA)"
+).fullmatch
+
+
+class SecureSocket(ssl.SSLSocket):
+    """A connection with TLS, and what was read of it before it was handed on."""
+
+    first: bytes = b""
+
 
 def acceptor(tls: Tls) -> ssl.SSLContext | None:
     """Return the context of a listening end, or None without a certificate.
@@ -35,6 +57,7 @@ def acceptor(tls: Tls) -> ssl.SSLContext | None:
     if not tls.certificate:
         raise ConfigurationError("node.tls.certificate: a listener with TLS needs a certificate")
     context = _tls_context(ssl.PROTOCOL_TLS_SERVER, tls)
+    context.sslsocket_class = SecureSocket
     if tls.ca:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -63,6 +86,19 @@ def shown_certificate(connection: object) -> bytes:
     """Return the certificate (DER) that the other end of a socket showed, empty without any."""
     shown = connection.getpeercert(True) if isinstance(connection, ssl.SSLSocket) else None
     return shown or b""
+
+
+def handshake_fault(exc: OSError) -> str:
+    """Return in plain words why the handshake with another end failed."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {exc.verify_message}"
+    if not isinstance(exc, ssl.SSLError) or not exc.reason:
+        return "it hung up in the middle"
+    if alert := _is_distrust(exc.reason):
+        what = alert[1].lower().replace("_", " ")
+        return f"it does not trust the certificate of this node ({what})"
+    # Python's own faults are sentences, OpenSSL's are names
+    return _FAULTS.get(exc.reason) or exc.reason.lower().replace("_", " ").rstrip(".")
 
 
 def _tls_context(protocol: int, tls: Tls) -> ssl.SSLContext:
