@@ -44,7 +44,7 @@ from dicom_node.web import api, dicomweb, health, jobs, pages
 from dicom_node.web import workers as of_workers
 from dicom_node.web.brake import Brake
 from dicom_node.web.bulk import BulkRuns
-from dicom_node.web.connections import Gate, connections_of, most_connections
+from dicom_node.web.connections import Gate, connections_of, handshakes_of, most_connections
 from dicom_node.web.cross_origin import CrossOrigin
 from dicom_node.web.guard import HEALTH, SECRET_PATHS, Guard
 from dicom_node.web.peers import Echoes
@@ -287,7 +287,7 @@ class _Port:
         self._loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
             app,
-            http=connections_of(self._gate),
+            http=handshakes_of(self._gate, tls) if tls else connections_of(self._gate),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -295,7 +295,6 @@ class _Port:
             # who is believed about addresses is decided in one place, `client_address`
             proxy_headers=False,
             timeout_graceful_shutdown=STOP_S,
-            ssl_context_factory=(lambda _config, _default: tls) if tls else None,
             callback_notify=self._notify,
             timeout_notify=1,
         )

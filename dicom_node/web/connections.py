@@ -11,17 +11,21 @@ import asyncio
 import logging
 import re
 import resource
+import ssl
 import time
+from asyncio.sslproto import SSLProtocol
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
 from dicom_node.base.logs import Sparse
+from dicom_node.dimse.security import handshake_fault
 
 HEAD_S = 10.0
 """Time for the head of a request, and for a body that nobody asks for."""
@@ -43,6 +47,23 @@ _OTHER_FILES = 256
 _lines = Sparse(logging.getLogger(__name__))
 _uvicorn = logging.getLogger("uvicorn.error.connection")
 _uvicorn.setLevel(logging.ERROR)
+
+
+class Opened(Protocol):
+    """A connection of a port, before or after its TLS handshake."""
+
+    address: str
+    """Where it comes from."""
+
+    @property
+    def overdue(self) -> str:
+        """Why it is closed when it has waited too long; empty where that is nobody's fault."""
+
+    def is_stalled(self, now: float) -> bool:
+        """Return whether the client has taken nothing of its answer for too long."""
+
+    def end(self) -> None:
+        """Hang up."""
 
 
 class Gate:
@@ -69,12 +90,12 @@ class Gate:
         self._most = most
         self._is_proxy = is_proxy
         self._most_of_address = most_of_address
-        self._connections: set[Connection] = set()
-        self._waiting: dict[Connection, float] = {}
+        self._connections: set[Opened] = set()
+        self._waiting: dict[Opened, float] = {}
         """Those that wait, and since when: the oldest first."""
         self._by_address: Counter[str] = Counter()
 
-    def enter(self, connection: Connection) -> None:
+    def enter(self, connection: Opened) -> None:
         """Take a new connection in."""
         self._connections.add(connection)
         self.wait(connection)
@@ -84,19 +105,19 @@ class Gate:
             # The new connection waits, too: so there is always a waiting one to close.
             self.refuse(next(iter(self._waiting)), f"{self._most} connections are open")
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Opened) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
         self.work(connection)
 
-    def wait(self, connection: Connection) -> None:
+    def wait(self, connection: Opened) -> None:
         """Note that a connection waits from now on for what its client sends."""
         self.work(connection)
         if connection in self._connections:
             self._waiting[connection] = time.monotonic()
             self._by_address[connection.address] += 1
 
-    def work(self, connection: Connection) -> None:
+    def work(self, connection: Opened) -> None:
         """Note that this side has something to do for a connection."""
         if self._waiting.pop(connection, None) is not None:
             self._by_address[connection.address] -= 1
@@ -109,7 +130,10 @@ class Gate:
         for connection, since in list(self._waiting.items()):
             if now - since <= HEAD_S:
                 break  # a dictionary keeps the order of entry: all that follow are younger
-            connection.end()
+            if connection.overdue:
+                self.refuse(connection, connection.overdue)
+            else:
+                connection.end()
         for address, count in list(self._by_address.items()):
             if count > self._most_of_address:
                 self._close_oldest(address)
@@ -131,7 +155,7 @@ class Gate:
         ]:
             self.refuse(connection, f"more than {self._most_of_address} connections of it wait")
 
-    def refuse(self, connection: Connection, why: str) -> None:
+    def refuse(self, connection: Opened, why: str) -> None:
         """Close a connection, and say why."""
         _lines.warning("closed a connection of %s: %s", connection.address, why)
         self.leave(connection)
@@ -170,6 +194,7 @@ class Connection(H11Protocol):
 
     gate: Gate
     conn: _Parser
+    overdue = ""
 
     def __init__(
         self,
@@ -271,6 +296,65 @@ class Connection(H11Protocol):
             self.transport.abort()
 
 
+class Handshake(asyncio.Protocol):
+    """A connection until its TLS handshake is done: it waits, as one does that sends no head.
+
+    asyncio would wait for a minute, count none of them, and say nothing of those that fail.
+
+    Parameters
+    ----------
+    **parameters
+        As of `Connection`, which follows.
+    """
+
+    gate: Gate
+    tls: ssl.SSLContext
+
+    def __init__(self, **parameters: Any) -> None:
+        self._parameters = parameters
+        self._transport: asyncio.Transport | None = None
+        self._is_ended = False
+        self.address = ""
+
+    @property
+    def overdue(self) -> str:
+        """Why it is closed when it has waited too long."""
+        return f"no TLS handshake within {HEAD_S:g} s"
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin the handshake; `Connection` gets what comes after it."""
+        self._transport = transport
+        remote = get_remote_addr(transport)
+        self.address = remote[0] if remote else ""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        done.add_done_callback(self._note_end)
+        connection = connections_of(self.gate)(**self._parameters)
+        # as `loop.create_server(ssl=…)` does it, where nobody sees the handshake
+        secured = SSLProtocol(loop, connection, self.tls, done, server_side=True)
+        transport.set_protocol(secured)
+        secured.connection_made(transport)
+        self.gate.enter(self)
+
+    def _note_end(self, done: asyncio.Future[None]) -> None:
+        self.gate.leave(self)
+        exc = done.exception()
+        # who hangs up is not refused: the probes of a balancer do it every other second
+        if isinstance(exc, ssl.SSLError) and not self._is_ended:
+            reason = f"TLS handshake failed: {handshake_fault(exc)}"
+            _lines.warning("closed a connection of %s: %s", self.address, reason)
+
+    def is_stalled(self, _now: float) -> bool:
+        """Return False: nothing is answered yet."""
+        return False
+
+    def end(self) -> None:
+        """Hang up."""
+        self._is_ended = True
+        if self._transport is not None:
+            self._transport.abort()
+
+
 def most_connections() -> int:
     """Return how many connections may be open at a time; the limit of open files is raised.
 
@@ -287,3 +371,8 @@ def most_connections() -> int:
 def connections_of(gate: Gate) -> type[Connection]:
     """Return the protocol of a port's connections, for uvicorn."""
     return type("Connection", (Connection,), {"gate": gate})
+
+
+def handshakes_of(gate: Gate, tls: ssl.SSLContext) -> type[asyncio.Protocol]:
+    """Return the same for a port with TLS."""
+    return type("Handshake", (Handshake,), {"gate": gate, "tls": tls})

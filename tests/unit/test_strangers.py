@@ -259,6 +259,8 @@ def test_the_job_api_has_a_port_of_its_own_where_one_is_named(
 class Line:
     """A connection as a `Gate` sees it."""
 
+    overdue = ""
+
     def __init__(self, address: str) -> None:
         self.address = address
         self.ended = False
