@@ -10,6 +10,7 @@ import pytest
 
 from dicom_node.base import local_time as clock
 from dicom_node.base.local_time import is_zone_doubtful, local_time, read_local, set_zone
+from dicom_node.operate import doctor
 from dicom_node.settings import Settings
 from dicom_node.store.ledger.instances import content_datetime
 
@@ -70,3 +71,14 @@ def test_a_container_without_a_zone_is_doubtful(
     monkeypatch.setattr(clock, "CONTAINER_MARKS", ())
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     assert not is_zone_doubtful(), "a host in UTC is a host in UTC"
+
+
+def test_doctor_takes_the_zone_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[node]\ntime_zone = "Asia/Kolkata"\n')
+    monkeypatch.setattr(doctor, "_all_looks", lambda *_: [])
+    doctor.doctor(config)
+    capsys.readouterr()
+    assert local_time(SUMMER).isoformat() == "2026-07-01T17:30:00+05:30"
