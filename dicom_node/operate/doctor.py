@@ -11,6 +11,7 @@ from pathlib import Path
 from dicom_node import in_force
 from dicom_node.base.checks import Check, failed, passed, show, warned
 from dicom_node.base.errors import ChexFractError, ConfigurationError
+from dicom_node.base.local_time import set_zone
 from dicom_node.base.plurals import counted
 from dicom_node.base.rims import OneOfMany
 from dicom_node.operate import machine, neighbours, people, surroundings
@@ -39,6 +40,7 @@ def doctor(config: Path, *, worker_config: Path | None = None, as_json: bool = F
     settings = None
     try:
         settings = load(config)
+        set_zone(settings.node.time_zone)
         checks = [*_config_checks(config, settings), *together(_all_looks(settings, config))]
     except ConfigurationError as exc:
         advice = f"correct {config}" if config.exists() else "chexfract-node init writes one"
