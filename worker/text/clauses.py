@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from worker.text.answers import read_answers
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import BARE, JOINTS, LISTING, NAMED, STOPS, has, is_bare
 
@@ -33,6 +34,11 @@ def split_clauses(
         Whether the sentence has an end: "the clavicle is" may go on otherwise.
     """
     start = 0
+    answers, rest = read_answers(tokens)
+    if answers:
+        yield from answers
+        yield from split_clauses(rest, earlier, is_whole=is_whole) if rest else ()
+        return
     tokens = _with_spared(_without_contrasts(_read_all_but(_with_lists(tokens))))
     tokens = _with_left_out(_with_late_denials(tokens), earlier, is_whole)
     for at, token in enumerate([*tokens, None]):
