@@ -164,7 +164,9 @@ class SiteReader:
             return
         if self._follows_rib(at):  # "ribs 5 and 6": the group that these are of is no entry
             last = next((s for s in reversed(self.sites) if s.bone == "rib"), None)
-            if last and last.number is None:
+            if last and last.number is None and self._is_other_side(at, high, last.side):
+                self.side = None
+            elif last and last.number is None:
                 self.sites.remove(last)
                 self.side = self.side or last.side
         for number in token.value.split():
@@ -172,6 +174,24 @@ class SiteReader:
             site.is_garbled = not 1 <= int(number) <= 12
             site.is_of_both = self.side == "bilateral" and self._follows_rib(at)
             self.pending.append(site)
+
+    def _is_other_side(self, at: int, high: int, side: str | None) -> bool:
+        """Tell the 5th of "rib fractures on the right and 5th on the left" from one of them."""
+        before = at - 1 - (at > 0 and self.tokens[at - 1].kind is Kind.ARTICLE)
+        if side not in ("left", "right") or self.tokens[before].kind not in LISTING:
+            return False
+        end = at
+        while end < high and self.tokens[end].kind in (Kind.NUMBER, *LISTING, Kind.ARTICLE):
+            end += 1
+        is_placed = end < high and self.tokens[end].kind is Kind.PREPOSITION
+        is_list = self.tokens[end - 1].kind is Kind.NUMBER
+        where = next((n for n in range(end, high) if self.tokens[n].kind is Kind.SIDE), high)
+        is_near = has(self.tokens[where : where + 1], Kind.SIDE) and all(
+            t.kind is Kind.ARTICLE for t in self.tokens[end + 1 : where]
+        )
+        if not (is_placed and is_list and is_near) or self.tokens[where].value == side:
+            return False
+        return not has(self.tokens[where + 1 : where + 2], Kind.COLON, Kind.NUMBER)
 
     def _is_count(self, at: int, high: int) -> bool:
         """Tell "three left rib fractures" from "left rib three"."""
