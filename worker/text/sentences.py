@@ -88,6 +88,7 @@ _BOUNDARY = re.compile(
         (?!(?<=\b[nN]o)[.][a-z])(?!(?<=\d)[.]\s{1,3}"""
     rf"(?:{_NUMBERED_ON})"
     r""")
+        (?!(?:(?<=[.]\sAND\s\d\d)|(?<=[.]\sAND\sTHE\s\d\d)|(?<=[.]\sTO\s\d\d))[.]\s{1,3}RIBS?\b)
         """
     rf"(?!(?i:{_SHORTENED})[.]\s+(?i:{_GOES_ON}))"
     r"""
@@ -101,7 +102,8 @@ _BOUNDARY = re.compile(
     re.VERBOSE,
 )
 _MARKER = re.compile(
-    r"^\s*(?:[-\u2022\u25cf>]+\s*|\(?\d{1,2}[.)]\s+|[a-zA-Z]\)\s+"
+    r"^\s*(?:[-\u2022\u25cf>]+\s*"
+    r"|\(?\d{1,2}[.)]\s+(?!(?i:(?:and|or|to|through)\s(?:the\s)?\d{1,2}[.]\s))|[a-zA-Z]\)\s+"
     r"|(?i:[a-k]|i{1,3}|iv|vi?)\.\s+(?!\d))"
 )
 _INNER_MARKER = re.compile(
