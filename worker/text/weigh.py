@@ -176,6 +176,9 @@ class TextReading:
             self._note_reason("spared", RuleVerdict.DENIED, phrase, range(len(tokens)))
             self._spare_last(tokens, spared)
             return
+        if _names_other_side(tokens, self.said):
+            self._note_reason("other-side-unclear", RuleVerdict.OPEN, phrase, range(len(tokens)))
+            self.is_doubtful = True
         denials = len(self.denials)
         for clause in split_clauses(tokens, self.said, is_whole=sentence.has_end):
             if clause and self.last and dates_only(clause):
@@ -454,6 +457,14 @@ def _denies_side(tokens: Sequence[Token]) -> bool:
         and bool(kinds & denying)
         and (kinds <= others | denying)
     )
+
+
+def _names_other_side(tokens: Sequence[Token], said: Sequence[Token]) -> bool:
+    """Tell whether "left 5th" alone stands behind "rib fractures: none on the right"."""
+    sides, denied = ({t.value for t in own if t.kind is Kind.SIDE} for own in (tokens, said))
+    is_denial = has(said, Kind.FRACTURE) and has(said, Kind.NEGATION, Kind.ABSENT)
+    is_other = bool(sides) and bool(denied) and not sides & denied
+    return is_denial and is_other and is_bare(tokens) and has(tokens, Kind.NUMBER, Kind.LEVEL)
 
 
 def _make_entry(
