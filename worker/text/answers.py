@@ -92,7 +92,7 @@ def read_answers(tokens: Sequence[Token]) -> tuple[list[list[Token]], list[Token
     for item in items:
         if item.is_denial:
             clauses += _deny(item, head)
-        elif item.is_assertion and len(item.sides) < 2:
+        elif len(item.sides) < 2 and (item.is_assertion or _is_place(item.tokens)):
             clauses.append(_assert(item, head, counts=counts))
         elif has(item.tokens, Kind.NORMAL, Kind.LIMITED, Kind.UNSURE):
             clauses.append(item.tokens)  # "left clavicle intact"
@@ -179,7 +179,7 @@ def _with_sideless(items: Sequence[_Item]) -> tuple[list[_Item], bool]:
     out: list[_Item] = []
     waiting: list[_Item] = []
     is_read = True
-    for item in items:
+    for item, after in zip(items, [*items[1:], None], strict=True):
         is_named = has(item.tokens, Kind.NUMBER, Kind.LEVEL, Kind.BONE, Kind.SEGMENT)
         is_whole = bool(item.sides) and (item.is_denial or item.is_assertion or (
             is_named and not item.is_part_denial
@@ -191,12 +191,19 @@ def _with_sideless(items: Sequence[_Item]) -> tuple[list[_Item], bool]:
             out.append(item)
         elif not item.sides and item.is_assertion:
             waiting.append(item)
-        elif is_bone and item.is_denial:
+        elif (is_bone and item.is_denial) or (not waiting and _is_answer_alone(item, after)):
             out.append(item)
         else:
             is_read = False
     is_read &= _settle(waiting, out, None)
     return out, is_read
+
+
+def _is_answer_alone(item: _Item, after: _Item | None) -> bool:
+    """Tell the "left" of "left, none right", which asserts it, from that of "left, right none"."""
+    is_denial = after is not None and bool(after.sides) and after.is_part_denial
+    is_apart = after is not None and not after.begins_with_side
+    return _is_place(item.tokens) and is_denial and is_apart
 
 
 def _settle(waiting: Sequence[_Item], before: list[_Item], after: _Item | None) -> bool:
