@@ -161,7 +161,7 @@ def _cut_items(body: Sequence[Token]) -> list[_Item]:
 
 
 def _is_place(own: Sequence[Token]) -> bool:
-    """Tell whether there is no more yet than the "right" of "right and left none"."""
+    """Return whether only the "right" of "right and left none" has come so far."""
     light = (Kind.SIDE, Kind.PREPOSITION, Kind.ARTICLE)
     return has(own, Kind.SIDE) and all(t.kind in light for t in own)
 
@@ -207,7 +207,7 @@ def _is_answer_alone(item: _Item, after: _Item | None) -> bool:
 
 
 def _settle(waiting: Sequence[_Item], before: list[_Item], after: _Item | None) -> bool:
-    """Add what has no side to the side that it is told with; return False if that is unclear."""
+    """Add what has no side to the side it stands with; return False if that is unclear."""
     last = before[-1] if before else None
     leads = bool(after and after.is_assertion and not after.begins_with_side)
     for item in waiting:
