@@ -268,17 +268,18 @@ class Content:
     def __init__(self, connection: Any, is_sqlite: bool) -> None:
         self._pages: sqlite3.Connection | None = None
         self._is_sqlite = is_sqlite
-        names = _tables_of(connection, is_sqlite)
-        cursor = connection.cursor()
         self._rows: dict[str, list[Any]] = {}
-        for name in names:
-            found = cursor.execute(f"SELECT * FROM {name}").fetchall()
-            self._rows[name] = [tuple(row) for row in found]
         self._sequences: list[tuple[str, Any]] = []
-        if is_sqlite and any(self._rows[name] for name in ("instances", "jobs")):
+        cursor = connection.cursor()
+        if is_sqlite and cursor.execute(_HAS_IMAGES).fetchone()[0]:
             # the index of words keeps no text: it can be copied by its pages alone
             self._pages = sqlite3.connect(":memory:", check_same_thread=False)
             connection.backup(self._pages)
+            cursor.close()
+            return
+        for name in _tables_of(connection, is_sqlite):
+            found = cursor.execute(f"SELECT * FROM {name}").fetchall()
+            self._rows[name] = [tuple(row) for row in found]
         if not is_sqlite:
             said = "SELECT quote_ident(sequencename), last_value FROM pg_sequences"
             self._sequences = cursor.execute(said).fetchall()
@@ -323,6 +324,7 @@ class Content:
         cursor.close()
 
 
+_HAS_IMAGES = "SELECT EXISTS (SELECT 1 FROM instances) OR EXISTS (SELECT 1 FROM jobs)"
 _STATISTICS = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'"
 _NO_WORDS = "INSERT INTO words (words) VALUES ('delete-all')"
 

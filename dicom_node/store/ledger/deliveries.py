@@ -238,6 +238,16 @@ _RESUME = (
     .values(failures=0, held_until=0, reason="", changed_at=sa.bindparam("now"))
 )
 _IS_UNTRIED = sa.and_(IS_UNSENT, deliveries.c.attempts == 0)
+_WAITS_FOR = _IS_UNTRIED & deliveries.c.destination.in_(sa.bindparam("names", expanding=True))
+
+
+def _make_due(which: sa.ColumnElement[bool]) -> sa.Update:
+    now = sa.bindparam("now")
+    return deliveries.update().where(which).values(next_at=now, dated_at=now)
+
+
+_WAKE = _make_due(_WAITS_FOR)
+"""Built once: this is executed in each turn."""
 _ADD = deliveries.insert()
 _CHOSEN = sa.select(deliveries.c.job, CHOSEN_UID).where(_THIS)
 _CHOOSE_AT_ONCE = _CHOOSE.returning(CHOSEN_UID, sa.exists().where(IS_CHOSEN).label("has_row"))
@@ -448,10 +458,10 @@ class Deliveries:
         now = self._clock.wall()
         with self._database.writing() as connection:
             # all of them first: behind the jobs of one destination's come no other deliveries
-            waiting = _IS_UNTRIED & deliveries.c.destination.in_(names)
-            mine = lock_deliveries(connection, waiting)
-            due = deliveries.update().where(mine).values(next_at=now, dated_at=now)
-            count = connection.execute(due).rowcount
+            said = {"names": names}
+            mine = lock_deliveries(connection, _WAITS_FOR, said)
+            due = _WAKE if mine is _WAITS_FOR else _make_due(mine)
+            count = connection.execute(due, {**said, "now": now}).rowcount
             for name in sorted(names):
                 change(connection, _RELEASE, {"at": name})
             return count

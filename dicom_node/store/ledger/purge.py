@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -88,26 +88,14 @@ class Purge:
     ) -> list[Purgeable]:
         """Return files whose time is over and which no job or delivery waits for."""
         now = self._clock.wall()
-        ignored = now - (images_s if ignored_s is None else ignored_s)
         apart = now - (reports_s if conflicts_s is None else conflicts_s)
+        images = {**_free_before(now, images_s, ignored_s), "limit": limit}
+        reports = {"before": now - reports_s, "limit": limit}
         with self._database.reading() as connection:
-            image_rows = connection.execute(
-                sa.select(instances.c.sop_instance_uid, instances.c.file)
-                .where(_image_is_free(now - images_s, ignored))
-                .limit(limit)
-            ).all()
-            report_rows = connection.execute(
-                sa.select(objects.c.job, objects.c.part, objects.c.file)
-                .join(jobs, jobs.c.id == objects.c.job)
-                .where(_report_is_free(now - reports_s))
-                .where(jobs.c.is_kept == 1, jobs.c.ended_at > 0)
-                .where(jobs.c.ended_at < now - reports_s)
-                .limit(limit)
-            ).all()
+            image_rows = connection.execute(_FREE_IMAGES, images).all()
+            report_rows = connection.execute(_FREE_REPORTS, reports).all()
             conflict_rows = connection.execute(
-                sa.select(conflicts.c.id, conflicts.c.file)
-                .where(conflicts.c.purged_at == 0, conflicts.c.received_at < apart)
-                .limit(limit)
+                _FREE_CONFLICTS, {"before": apart, "limit": limit}
             ).all()
         return (
             [Purgeable("image", (r.sop_instance_uid,), r.file) for r in image_rows]
@@ -131,22 +119,22 @@ class Purge:
         and never a row that names a file which is gone.
         """
         now = self._clock.wall()
-        ignored = now - (images_s if ignored_s is None else ignored_s)
-        is_free = {
-            "image": _image_is_free(now - images_s, ignored),
-            "report": _report_is_free(now - reports_s),
-            "conflict": conflicts.c.purged_at == 0,
+        is_free, said = {
+            "image": (_IMAGE_IS_FREE, _free_before(now, images_s, ignored_s)),
+            "report": (_REPORT_IS_FREE, {"before": now - reports_s}),
+            "conflict": (conflicts.c.purged_at == 0, {}),
         }[item.what]
-        return self._forget(item, is_free, sha256)
+        return self._forget(item, is_free, said, sha256)
 
     def _forget(
         self,
         item: Purgeable,
         is_free: sa.ColumnElement[bool],
+        said: Mapping[str, float],
         sha256: str,
         by: Actor | None = None,
     ) -> bool:
-        """Record that a file is about to be removed, where it is still free."""
+        """Record that a file is about to be removed, where it is still free by what is `said`."""
         now = self._clock.wall()
         table, key = {
             "image": (instances, instances.c.sop_instance_uid == item.key[0]),
@@ -173,7 +161,8 @@ class Purge:
         }[item.what]
         with self._database.writing() as connection:
             connection.execute(owner.with_for_update())
-            changed = connection.execute(table.update().where(where).values(values)).rowcount
+            gone = table.update().where(where).values(values)
+            changed = connection.execute(gone, dict(said)).rowcount
             if changed and item.what == "report":
                 left = sa.exists().where(objects.c.job == item.key[0], objects.c.file != "")
                 connection.execute(
@@ -201,20 +190,17 @@ class Purge:
     ) -> dict[str, FileWeight]:
         """Return how much `purgeable` would find: ``images``, ``reports``, ``conflicts``."""
         now, count = self._clock.wall(), sa.func.count()
-        ignored = now - (images_s if ignored_s is None else ignored_s)
         apart = now - (reports_s if conflicts_s is None else conflicts_s)
         with self._database.reading() as connection:
             images = connection.execute(
-                sa.select(count, sa.func.sum(instances.c.size)).where(
-                    _image_is_free(now - images_s, ignored)
-                )
+                sa.select(count, sa.func.sum(instances.c.size)).where(_IMAGE_IS_FREE),
+                _free_before(now, images_s, ignored_s),
             ).one()
             reports = connection.scalar(
                 sa.select(sa.func.count(sa.distinct(objects.c.file)))
                 .join(jobs, jobs.c.id == objects.c.job)
-                .where(_report_is_free(now - reports_s))
-                .where(jobs.c.is_kept == 1, jobs.c.ended_at > 0)
-                .where(jobs.c.ended_at < now - reports_s)
+                .where(_JOB_MAY_HAVE_FREE, _REPORT_IS_FREE),
+                {"before": now - reports_s},
             )
             others = connection.execute(
                 sa.select(count, sa.func.sum(conflicts.c.size)).where(
@@ -273,7 +259,7 @@ class Purge:
 
         As `forget`: the row goes first, and an image's digest stays.
         """
-        return self._forget(item, _may_go(kind, before), sha256, by)
+        return self._forget(item, _may_go(kind, before), {}, sha256, by)
 
     def condense(self, before: float, limit: int = 500, last: int | None = None) -> int:
         """Condense what was kept before this time; return how many events were looked at.
@@ -331,24 +317,16 @@ class Purge:
 
         No index is kept for a question that is asked once a day: this walks through the rows.
         """
-        for table, key in (
-            (instances, (instances.c.kept_at, instances.c.sop_instance_uid)),  # has an index
-            (objects, (objects.c.job, objects.c.part)),
-            (conflicts, (conflicts.c.id,)),
-            (likenesses, (likenesses.c.id,)),
-        ):
-            query = sa.select(*key, table.c.file).where(table.c.file != "")
-            # short transactions: a long view would keep SQLite's log from being copied back
-            query = query.order_by(*key).limit(_FILES_AT_ONCE)
-            behind: tuple[Any, ...] | None = None
+        for first, next_ones in _NAMED_FILES:
+            query, behind = first, dict[str, Any]()
             while True:
-                page = query if behind is None else query.where(sa.tuple_(*key) > behind)
                 with self._database.reading() as connection:
-                    rows = connection.execute(page).all()
+                    rows = connection.execute(query, behind).all()
                 yield from (row.file for row in rows)
                 if len(rows) < _FILES_AT_ONCE:
                     break
-                behind = tuple(rows[-1][:-1])
+                query = next_ones
+                behind = {f"last_{place}": value for place, value in enumerate(rows[-1][:-1])}
 
     def unnamed(self, files: Sequence[str]) -> set[str]:
         """Return those of `files` that no row names; for a few: it looks at every row."""
@@ -362,6 +340,23 @@ class Purge:
 
 
 _FILES_AT_ONCE = 2000
+
+
+def _files_of(table: sa.Table, *key: sa.Column[Any]) -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """Return the question for the first files of a table, and that for those behind some."""
+    # short transactions: a long view would keep SQLite's log from being copied back
+    first = sa.select(*key, table.c.file).where(table.c.file != "")
+    first = first.order_by(*key).limit(_FILES_AT_ONCE)
+    last = (sa.bindparam(f"last_{place}", type_=own.type) for place, own in enumerate(key))
+    return first, first.where(sa.tuple_(*key) > sa.tuple_(*last))
+
+
+_NAMED_FILES = (
+    _files_of(instances, instances.c.kept_at, instances.c.sop_instance_uid),  # has an index
+    _files_of(objects, objects.c.job, objects.c.part),
+    _files_of(conflicts, conflicts.c.id),
+    _files_of(likenesses, likenesses.c.id),
+)
 
 _CONDENSED = "condensed"
 """The mark with the last event that was condensed."""
@@ -583,11 +578,24 @@ def _report_may_go(before: float) -> sa.ColumnElement[bool]:
     )
 
 
-def _image_is_free(before: float, ignored: float) -> sa.ColumnElement[bool]:
+_BEFORE, _IGNORED = (
+    sa.bindparam(name, type_=instances.c.kept_at.type) for name in ("before", "ignored")
+)
+"""The times before which all was done with: of what a rule took, and of what none took."""
+
+
+def _free_before(now: float, images_s: float, ignored_s: float | None) -> dict[str, float]:
+    """Return the times that `_IMAGE_IS_FREE` asks for."""
+    before = now - images_s
+    ignored = before if ignored_s is None else now - ignored_s
+    return {"before": before, "ignored": ignored, "later": max(before, ignored)}
+
+
+def _image_is_free() -> sa.ColumnElement[bool]:
     of_instance = jobs.c.sop_instance_uid == instances.c.sop_instance_uid
     undone: Collection[sa.ColumnElement[bool]] = (
         jobs.c.state.in_(OPEN),
-        jobs.c.ended_at >= before,
+        jobs.c.ended_at >= _BEFORE,
     )
     busy = sa.select(sa.literal(1)).where(of_instance, sa.or_(*undone))
     unsent = (
@@ -595,27 +603,27 @@ def _image_is_free(before: float, ignored: float) -> sa.ColumnElement[bool]:
         .select_from(deliveries.join(jobs, deliveries.c.job == jobs.c.id))
         .where(
             of_instance,
-            deliveries.c.state.in_(UNSENT) | (deliveries.c.ended_at >= before),
+            deliveries.c.state.in_(UNSENT) | (deliveries.c.ended_at >= _BEFORE),
         )
     )
     return sa.and_(
         instances.c.file != "",
         instances.c.kept_at
-        < sa.case((instances.c.state == InstanceState.IGNORED, ignored), else_=before),
+        < sa.case((instances.c.state == InstanceState.IGNORED, _IGNORED), else_=_BEFORE),
         # says no more than the line above, in a form that the index on `kept_at` can use
-        instances.c.kept_at < max(before, ignored),
+        instances.c.kept_at < sa.bindparam("later"),
         ~sa.exists(busy.correlate(instances)),
         ~sa.exists(unsent.correlate(instances)),
     )
 
 
-def _report_is_free(before: float) -> sa.ColumnElement[bool]:
-    ended = sa.select(sa.literal(1)).where(jobs.c.id == objects.c.job, jobs.c.ended_at < before)
+def _report_is_free() -> sa.ColumnElement[bool]:
+    ended = sa.select(sa.literal(1)).where(jobs.c.id == objects.c.job, jobs.c.ended_at < _BEFORE)
     unsent = sa.select(sa.literal(1)).where(
         deliveries.c.job == objects.c.job,
         # What is not committed to may have to be sent again.
         deliveries.c.state.in_(UNSENT)
-        | (deliveries.c.ended_at >= before)
+        | (deliveries.c.ended_at >= _BEFORE)
         | (deliveries.c.ask_at > 0),
     )
     return sa.and_(
@@ -623,3 +631,24 @@ def _report_is_free(before: float) -> sa.ColumnElement[bool]:
         sa.exists(ended.correlate(objects)),
         ~sa.exists(unsent.correlate(objects)),
     )
+
+
+# Built once: retention asks in each of its turns, and building took as long as the answer.
+_IMAGE_IS_FREE, _REPORT_IS_FREE = _image_is_free(), _report_is_free()
+_JOB_MAY_HAVE_FREE = sa.and_(jobs.c.is_kept == 1, jobs.c.ended_at > 0, jobs.c.ended_at < _BEFORE)
+"""Says no more than `_REPORT_IS_FREE`, in a form that an index can use."""
+_LIMIT = sa.bindparam("limit", type_=sa.Integer)
+_FREE_IMAGES = (
+    sa.select(instances.c.sop_instance_uid, instances.c.file).where(_IMAGE_IS_FREE).limit(_LIMIT)
+)
+_FREE_REPORTS = (
+    sa.select(objects.c.job, objects.c.part, objects.c.file)
+    .join(jobs, jobs.c.id == objects.c.job)
+    .where(_JOB_MAY_HAVE_FREE, _REPORT_IS_FREE)
+    .limit(_LIMIT)
+)
+_FREE_CONFLICTS = (
+    sa.select(conflicts.c.id, conflicts.c.file)
+    .where(conflicts.c.purged_at == 0, conflicts.c.received_at < _BEFORE)
+    .limit(_LIMIT)
+)
