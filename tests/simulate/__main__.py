@@ -174,7 +174,7 @@ def _prepare() -> None:
     schedule.simulate(0)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(2_000, 10, 100)
 
 
 def run_seed(seed: int) -> tuple[int, tuple[str, str] | None, int, float]:

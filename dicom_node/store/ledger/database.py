@@ -21,6 +21,7 @@ from contextlib import (
     suppress,
 )
 from enum import StrEnum
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -633,8 +634,8 @@ class PreparedStatement:
             names = list(statement.exported_columns.keys())
         self.named: Callable[[Any], Any] = _row_type(names) if names else tuple
         """Makes a row of what the driver returns, with the names of its columns."""
-        # None where the driver takes names (psycopg), else the order of the question marks
-        self._order = words.positiontup
+        # None where the driver takes names (psycopg), else what finds the values by place
+        self._pick = None if words.positiontup is None else _picker(words.positiontup)
         self._fixed = {
             name: str(value) if isinstance(value, StrEnum) else value
             for name, value in params.items()
@@ -644,10 +645,14 @@ class PreparedStatement:
     def row(self, values: Mapping[str, Any]) -> Any:
         """Return `values` as the driver takes them, by place or by name."""
         whole = {**self._fixed, **values} if self._fixed else values
-        if self._order is None:
-            return dict(whole)
-        # a list first: a generator costs more than what it would save
-        return tuple([whole[name] for name in self._order])
+        return dict(whole) if self._pick is None else self._pick(whole)
+
+
+def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return what makes a tuple of the values with these names."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda whole: tuple(whole[name] for name in names)
 
 
 def _row_type(names: Collection[str]) -> Callable[[Any], Any]:
@@ -667,7 +672,9 @@ def _prepare(
     columns: tuple[str, ...] | None = None,
     among: tuple[str, int] | None = None,
 ) -> PreparedStatement:
-    known = _prepared.setdefault(connection.dialect, {})
+    known = _prepared.get(connection.dialect)
+    if known is None:
+        known = _prepared[connection.dialect] = {}
     key = (statement, columns, among)
     found = known.get(key)
     if found is None:
@@ -723,7 +730,7 @@ def _rows_of(
 ) -> list[Any]:
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(query.sql, query.row(values), **how)
-        return [query.named(row) for row in cursor.fetchall()]
+        return list(map(query.named, cursor.fetchall()))
 
 
 def change(connection: Connection, statement: sa.Update, values: Mapping[str, Any]) -> int:

@@ -242,7 +242,7 @@ _WAITS_FOR = _IS_UNTRIED & deliveries.c.destination.in_(sa.bindparam("names", ex
 
 
 def _make_due(which: sa.ColumnElement[bool]) -> sa.Update:
-    now = sa.bindparam("now")
+    now: sa.BindParameter[Any] = sa.bindparam("now")
     return deliveries.update().where(which).values(next_at=now, dated_at=now)
 
 
