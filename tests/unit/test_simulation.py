@@ -177,7 +177,9 @@ def test_a_second_sender_after_the_report_was_removed_does_not_wait_for_ever() -
     assert outcome.failure is None, "\n".join(outcome.story)
 
 
-@pytest.mark.parametrize("seed", [1601, 1991, 3893, 5777, 7261, 23003, 101943, 121615, 374262])
+@pytest.mark.parametrize(
+    "seed", [1601, 1991, 3893, 5777, 7261, 23003, 101943, 121615, 374262, 932427]
+)
 def test_seeds_that_have_failed_hold(seed: int) -> None:
     outcome = schedule.simulate(seed, length=1.0)
     assert outcome.failure is None, "\n".join(outcome.story)
