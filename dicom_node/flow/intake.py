@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import ClassVar, cast
 
-from dicom_node.base.errors import NotFound, NotUnderstood
+from dicom_node.base.errors import NotFound, NotUnderstood, OutOfResources
 from dicom_node.base.job import ReportOrder
 from dicom_node.dimse import Accepted, Sender
 from dicom_node.flow import routing
@@ -129,7 +129,11 @@ class Intake:
         except NotFound:
             digest = LOST  # equal to none
         self.ledger.instances.note_digest(instance.sop_instance_uid, digest)
-        return replace(instance, sha256=self.spool.digest(instance.file))
+        try:
+            return replace(instance, sha256=self.spool.digest(instance.file))
+        except NotFound as exc:
+            # a sweep takes what no row names for long: this was held, or the clock was set
+            raise OutOfResources("the file is gone before it was recorded: send it again") from exc
 
 
 def describe(
