@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import threading
 import time
@@ -28,7 +29,7 @@ from dicom_node.standard import header
 from dicom_node.standard.header import DEPTH_LIMIT, INFLATE_LIMIT, check_file, clean
 from dicom_node.store.ledger import Ledger, Receipt, as_json
 from dicom_node.store.ledger.wanted import Wish
-from dicom_node.store.retention import RetentionSweep
+from dicom_node.store.retention import ORPHAN_AGE_S, RetentionSweep
 from dicom_node.store.spool import Spool
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -160,6 +161,44 @@ def test_a_removed_image_that_comes_again_is_told_from_another(station: Station)
     again = station.send(data_set())
     assert again.kind == "duplicate"
     assert station.spool.path(again.file).read_bytes().endswith(data_set())
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first", "again"])
+def test_a_file_whose_row_is_on_its_way_is_not_swept_however_old_it_seems(
+    station: Station, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    if known:
+        station.send(data_set())
+    retention = RetentionSweep(Settings(), station.spool, station.ledger)
+    receive = station.ledger.instances.receive
+
+    def held(*arguments: Any) -> Receipt:
+        # the process is stopped here, the clock is set, and another process sweeps twice
+        for path in station.files:
+            os.utime(path, (1, 1))
+        station.spool.sweep(ORPHAN_AGE_S)
+        assert [retention.sweep(), retention.sweep()] == [0, 0]
+        return receive(*arguments)
+
+    monkeypatch.setattr(station.ledger.instances, "receive", held)
+    receipt = station.send(data_set({0x00080060: "DX"} if known else None))
+    assert receipt.kind == ("conflict" if known else "new")
+    assert station.spool.path(receipt.file).read_bytes()
+
+
+def test_a_file_is_left_over_once_its_reception_has_failed(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Receipt:
+        raise Unreachable("the ledger is away")
+
+    monkeypatch.setattr(station.ledger.instances, "receive", away)
+    with pytest.raises(Unreachable):
+        station.send(data_set())
+    (left,) = station.files
+    os.utime(left, (1, 1))
+    retention = RetentionSweep(Settings(), station.spool, station.ledger)
+    assert [retention.sweep(), retention.sweep()] == [0, 1]
 
 
 def test_an_image_whose_first_file_is_lost_is_kept_apart(station: Station) -> None:

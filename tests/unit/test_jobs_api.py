@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import os
 import tempfile
 import threading
 import time
@@ -19,6 +20,8 @@ from serving import SECRET, Api, serving
 from dicom_node.base.errors import NotFound, OutOfResources, Stale, Unreachable
 from dicom_node.base.job import INSTANCE_HEADER, MESSAGE_HEADER, Claim, Result, Ticket
 from dicom_node.credentials import Credentials
+from dicom_node.settings import Settings
+from dicom_node.store.retention import RetentionSweep
 from dicom_node.web import guard, jobs
 from dicom_node.web.app import WebSite
 from worker.service.node import NodeClient as Client
@@ -384,6 +387,25 @@ def test_a_full_disk_is_503_and_the_worker_may_try_again(
         assert answer.status_code == 503
         assert answer.headers["retry-after"]
     assert post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket)).status_code == 200
+
+
+def test_a_result_whose_row_is_on_its_way_is_not_swept_however_old_it_seems(
+    api: Api, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = claimed(api, http)
+    retention = RetentionSweep(Settings(), api.spool, api.ledger)
+    report = api.ledger.jobs.report
+
+    def held(*arguments: Any) -> bool:
+        for path in api.spool.root.rglob("*.dcm"):
+            os.utime(path, (1, 1))
+        assert [retention.sweep(), retention.sweep()] == [0, 0]
+        return report(*arguments)
+
+    monkeypatch.setattr(api.ledger.jobs, "report", held)
+    assert post(http, ticket, result_of(api, ticket), sr=object_of(api, ticket)).status_code == 200
+    (kept,) = api.ledger.history.trace(ticket.job).objects
+    assert api.spool.path(kept.file).read_bytes() == object_of(api, ticket)
 
 
 def test_an_instance_is_served_as_nothing_but_dicom(api: Api, http: httpx2.Client) -> None:

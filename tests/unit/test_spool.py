@@ -179,6 +179,35 @@ def test_sweep_removes_old_temporary_files_only(tmp_path: Path) -> None:
     assert spool.path(name).exists()
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from dicom_node.store.spool import Spool
+with Spool(Path(sys.argv[1])).writing() as incoming:
+    incoming.write(b"content")
+    print("written", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_temporary_file_goes_when_its_writer_does_and_not_before(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "written\n"
+            child.send_signal(signal.SIGSTOP)
+            (path,) = (tmp_path / "incoming").iterdir()
+            os.utime(path, (1, 1))
+            assert spool.sweep(3600) == 0, "it may go on"
+        finally:
+            child.kill()
+    assert spool.sweep(3600) == 1
+
+
 WRITER = """
 import os, sys
 from pathlib import Path
