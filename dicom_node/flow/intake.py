@@ -96,7 +96,7 @@ class Intake:
                 header = read_header(file, accepted.transfer_syntax_uid, is_new=True)
             _check_header(header, accepted)
             kept = incoming.keep(accepted.sop_instance_uid)
-        receipt = self._record_receipt(header, kept, accepted, sender)
+            receipt = self._record_receipt(header, kept, accepted, sender)
         if receipt.file != kept.name:
             self.spool.remove(kept.name)
         logger.info(
@@ -132,7 +132,7 @@ class Intake:
         try:
             return replace(instance, sha256=self.spool.digest(instance.file))
         except NotFound as exc:
-            # a sweep takes what no row names for long: this was held, or the clock was set
+            # somebody removed it; on a disk without locks a sweep may have, too
             raise OutOfResources("the file is gone before it was recorded: send it again") from exc
 
 

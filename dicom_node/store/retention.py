@@ -103,8 +103,8 @@ class RetentionSweep:
     def sweep(self, older_than_s: float = ORPHAN_AGE_S) -> int:
         """Remove files that no row of the ledger names: they were never acknowledged.
 
-        Not in the first sweep that finds them: where the clock is wrong, the row of a file that
-        seems to be old may be on its way.
+        Not while their writer lives, whose row may be on its way, and not in the first sweep that
+        finds them: where the clock is wrong and the disk has no locks, age and writer say little.
         """
         named = array("q", sorted(hash(file) for file in self._ledger.purge.named_files()))
         found = {
@@ -114,7 +114,8 @@ class RetentionSweep:
             if not _is_among(hash(name), named)
         }
         count = 0
-        suspects = iter(found & self._suspects)
+        # first the writers, then the rows: a writer that is gone adds no row any more
+        suspects = (n for n in found & self._suspects if not self._spool.has_writer(n))
         while batch := list(islice(suspects, _BATCH)):
             for name in self._ledger.purge.unnamed(batch):
                 self._spool.remove(name)

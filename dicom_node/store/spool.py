@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import logging
 import os
@@ -10,7 +11,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -113,11 +114,18 @@ class Spool:
             raise OutOfResources(f"{self.root}: less than {self.min_free} bytes free")
         return Incoming(self)
 
-    def write_report(self, job: str, token: str, part: str, content: bytes) -> str:
+    def write_report(
+        self, job: str, token: str, part: str, content: bytes, recording: ExitStack | None = None
+    ) -> str:
         """Keep one object of a result durably and return its name.
 
         Other jobs, tokens, parts or contents have other names: no later or stale attempt can
         overwrite what an earlier attempt wrote.
+
+        Parameters
+        ----------
+        recording : ExitStack, optional
+            Ends when a row names the file; until then no sweep takes it.
 
         Raises
         ------
@@ -128,7 +136,8 @@ class Spool:
         # 96 bits tell them apart; each name stands in the ledger
         stem = _hash_text("\n".join((job, token, part, digest)))[:24]
         name = f"reports/{stem[0]}/{stem}.dcm"
-        with Incoming(self) as incoming:
+        with ExitStack() as writing:
+            incoming = (recording or writing).enter_context(Incoming(self))
             incoming.write(content)
             incoming.place(name)
         return name
@@ -168,13 +177,21 @@ class Spool:
         except OSError as exc:
             raise _no_room(self.root, exc) from exc
 
+    def has_writer(self, name: str) -> bool:
+        """Return whether a process writes the file `name`, or has written and yet to record it.
+
+        Its age does not tell: a process may stand for a day, and a clock may be set by one. On a
+        disk without locks nobody is known to write.
+        """
+        return _is_locked(self.path(name))
+
     def sweep(self, older_than_s: float) -> int:
         """Remove temporary files that a killed process left, and return how many."""
         before = self._clock.wall() - older_than_s
         count = 0
         for path in (self.root / "incoming").iterdir():
             try:
-                if path.stat().st_mtime < before:
+                if path.stat().st_mtime < before and not _is_locked(path):
                     path.unlink()
                     count += 1
             except FileNotFoundError:
@@ -194,7 +211,11 @@ class Spool:
 
 
 class Incoming:
-    """A temporary file that vanishes unless it is kept."""
+    """A temporary file that vanishes unless it is kept.
+
+    It is locked until its ``with`` block ends: what it is kept for is recorded within. The lock
+    ends with its process, too, so that sweeps know what a crash has left.
+    """
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -210,6 +231,8 @@ class Incoming:
             self._fd = os.open(self._path, flags, 0o600)
         except OSError as exc:
             raise _no_room(spool.root, exc) from exc
+        with suppress(OSError):  # a disk without locks: sweeps go by age alone
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def __enter__(self) -> Self:
         return self
@@ -275,7 +298,6 @@ class Incoming:
         folder = target.rpartition("/")[0]
         try:
             os.fsync(self._fd)
-            self._close_file()
             try:
                 os.rename(self._path, target)  # noqa: PTH104
             except FileNotFoundError:
@@ -289,7 +311,7 @@ class Incoming:
             raise _no_room(self._spool.root, exc) from exc
 
     def discard(self) -> None:
-        """Remove the temporary file, unless it was kept."""
+        """Remove the temporary file, unless it was kept; nobody writes it any more."""
         self._close_file()
         if not self._is_kept:
             with suppress(FileNotFoundError):
@@ -305,6 +327,18 @@ def _write_back(fd: int, start: int, size: int) -> None:
     """Let the disk begin with what is written, so that fsync waits for the rest only."""
     if _sync_file_range is not None:
         _sync_file_range(fd, start, size, _SYNC_FILE_RANGE_WRITE)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        # shared: over NFS an exclusive lock would need the file to be open for writing
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # it is gone, or the disk has no locks
+    return False
 
 
 def _sync_folder(folder: str | Path) -> None:

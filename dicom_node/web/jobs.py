@@ -18,6 +18,7 @@ import re
 from asyncio import get_running_loop
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Protocol, TypeVar
@@ -159,17 +160,18 @@ class JobDesk:
             self._note_refused(job, held.worker, problem)
             self._ledger.jobs.release(job, result.token, reason, True, 0.0, self._attempts)
             raise ForeignResult(reason)
-        names = {
-            part: self._spool.write_report(job, result.token, part, content)
-            for part, content in contents.items()
-        }
-        try:
-            return self._ledger.jobs.report(job, result.token, result, names)
-        except (Stale, NotFound):
-            # Their names bear this token, so no row that counts can refer to them.
-            for name in names.values():
-                self._spool.remove(name)
-            raise
+        with ExitStack() as recording:
+            names = {
+                part: self._spool.write_report(job, result.token, part, content, recording)
+                for part, content in contents.items()
+            }
+            try:
+                return self._ledger.jobs.report(job, result.token, result, names)
+            except (Stale, NotFound):
+                # Their names bear this token, so no row that counts can refer to them.
+                for name in names.values():
+                    self._spool.remove(name)
+                raise
 
     def release(self, job: str, body: ReleaseRequest) -> str:
         """Give the job back; return its state."""

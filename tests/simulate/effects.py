@@ -8,7 +8,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,12 +303,14 @@ class SimulatedSpool(Spool):
             raise OutOfResources("spool: the disk is full")
         return _Incoming(self)
 
-    def write_report(self, job: str, token: str, part: str, content: bytes) -> str:
+    def write_report(
+        self, job: str, token: str, part: str, content: bytes, recording: ExitStack | None = None
+    ) -> str:
         """Keep an object of a result."""
         if self.is_full():
             raise OutOfResources("spool: the disk is full")
         self.effects.hit()
-        name = super().write_report(job, token, part, content)
+        name = super().write_report(job, token, part, content, recording)
         self.date(name)
         self.effects.hit()
         return name
