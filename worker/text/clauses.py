@@ -39,12 +39,34 @@ def split_clauses(
         yield from answers
         yield from split_clauses(rest, earlier, is_whole=is_whole) if rest else ()
         return
-    tokens = _with_spared(_without_contrasts(_read_all_but(_with_lists(tokens))))
+    tokens = _with_lists(_with_sides_apart(tokens))
+    tokens = _with_spared(_without_contrasts(_read_all_but(tokens)))
     tokens = _with_left_out(_with_late_denials(tokens), earlier, is_whole)
     for at, token in enumerate([*tokens, None]):
         if token is None or token.kind is Kind.BREAK:
             yield from _split_exceptions(tokens[start:at])
             start = at + 1
+
+
+def _with_sides_apart(tokens: list[Token]) -> list[Token]:
+    """Read the "," of "right ribs: no fracture, left ribs: 5th fractured" as a semicolon."""
+    out, start = list(tokens), 0
+    for at, token in enumerate(tokens):
+        if (
+            token.kind is Kind.COMMA
+            and _heads_side(tokens[start:at])
+            and _heads_side(tokens[at + 1 :])
+        ):
+            out[at] = Token(Kind.BREAK, "", ";")
+            start = at + 1
+    return out
+
+
+def _heads_side(own: Sequence[Token]) -> bool:
+    """Tell "left ribs: 5th fractured" from "left: 5th"."""
+    end = next((n for n, t in enumerate(own) if t.kind not in (Kind.SIDE, Kind.BONE)), len(own))
+    is_headed = has(own[:end], Kind.SIDE) and has(own[end : end + 1], Kind.COLON)
+    return is_headed and has(own, Kind.FRACTURE)
 
 
 def _with_lists(tokens: list[Token]) -> list[Token]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from worker.text.answers import read_answers
 from worker.text.bones import (
     BLAND,
     MIDLINE,
@@ -176,7 +177,7 @@ class TextReading:
             self._note_reason("spared", RuleVerdict.DENIED, phrase, range(len(tokens)))
             self._spare_last(tokens, spared)
             return
-        if _names_other_side(tokens, self.said):
+        if _leaves_side_open(tokens, self.said):
             self._note_reason("other-side-unclear", RuleVerdict.OPEN, phrase, range(len(tokens)))
             self.is_doubtful = True
         denials = len(self.denials)
@@ -459,12 +460,35 @@ def _denies_side(tokens: Sequence[Token]) -> bool:
     )
 
 
-def _names_other_side(tokens: Sequence[Token], said: Sequence[Token]) -> bool:
-    """Tell whether "left 5th" alone stands behind "rib fractures: none on the right"."""
-    sides, denied = ({t.value for t in own if t.kind is Kind.SIDE} for own in (tokens, said))
-    is_denial = has(said, Kind.FRACTURE) and has(said, Kind.NEGATION, Kind.ABSENT)
-    is_other = bool(sides) and bool(denied) and not sides & denied
-    return is_denial and is_other and is_bare(tokens) and has(tokens, Kind.NUMBER, Kind.LEVEL)
+def _leaves_side_open(tokens: Sequence[Token], said: Sequence[Token]) -> bool:
+    """Tell whether "left 5th" alone stands behind "no rib fractures right,", or such a sentence."""
+    if _names_other_side(tokens, {t.kind for t in said}, _sides(said)):
+        return True
+    kinds, sides, start, is_open = set[Kind](), set[str](), 0, False
+    for at, token in enumerate([*tokens, None]):
+        is_list = token and token.kind is Kind.COMMA and has(tokens[max(0, at - 1) : at], *_ENDS)
+        if token is None or token.kind is Kind.BREAK or is_list:
+            own, start = tokens[start:at], at
+            is_open |= _names_other_side(own[1:], kinds, sides)
+            kinds |= {t.kind for t in own}
+            sides |= _sides(own)
+    return is_open and not read_answers(tokens)[0]
+
+
+_ENDS = (Kind.SIDE, Kind.BONE)
+"""Behind these a comma may begin another statement."""
+
+
+def _names_other_side(own: Sequence[Token], kinds: set[Kind], sides: set[str]) -> bool:
+    """Tell whether "left 5th" stands behind a denial of fractures with these kinds of words."""
+    is_denial = Kind.FRACTURE in kinds and bool(kinds & {Kind.NEGATION, Kind.ABSENT})
+    if not is_denial or not sides or not is_bare(own) or not has(own, Kind.NUMBER, Kind.LEVEL):
+        return False
+    return bool(_sides(own)) and not _sides(own) & sides
+
+
+def _sides(tokens: Sequence[Token]) -> set[str]:
+    return {t.value for t in tokens if t.kind is Kind.SIDE}
 
 
 def _make_entry(

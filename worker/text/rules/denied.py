@@ -279,7 +279,7 @@ def _is_denied_later(phrase: Phrase) -> bool | None:
             if is_unseen is not False:
                 return None if own_noun else is_unseen
         if token.kind is Kind.NEGATION and token.value == "no":
-            return _is_ellipsis(tokens, at)
+            return _is_ellipsis(tokens, at) or _goes_on_intact(tokens, at)
     return False
 
 
@@ -294,6 +294,8 @@ def _is_plain_absence(phrase: Phrase, at: int) -> bool | None:
     is_answer = tokens[at - 1].kind is Kind.COLON and has(rest[-1:], Kind.ABSENT)
     if is_answer and all(t.kind in answers for t in rest):
         return True  # "fracture (L): none, (R): none"
+    if _goes_on_intact(tokens, at):
+        return True
     if tokens[at].text == "none" and not all(
         t.kind in (Kind.SEEN, Kind.VERB, Kind.NEUTRAL, Kind.CARRIER, Kind.COMMA) for t in rest
     ):
@@ -303,6 +305,17 @@ def _is_plain_absence(phrase: Phrase, at: int) -> bool | None:
         return None
     is_apart = any(t.kind is Kind.COMMA for t in tokens[phrase.at : at])
     return None if is_specific(phrase) and is_apart else True
+
+
+def _goes_on_intact(tokens: Sequence[Token], at: int) -> bool:
+    """Read "fracture: none, right clavicle intact"."""
+    rest = tokens[at + 2 :]
+    kinds = (
+        *NAMED, Kind.SIDE, Kind.ARTICLE, Kind.VERB, Kind.AND, Kind.NORMAL, Kind.SKELETON,
+        Kind.COLON,
+    )  # fmt: skip
+    is_answer = tokens[at - 1].kind is Kind.COLON and has(tokens[at + 1 : at + 2], Kind.COMMA)
+    return is_answer and has(rest[-1:], Kind.NORMAL) and all(t.kind in kinds for t in rest)
 
 
 def _is_attribute(tokens: Sequence[Token], at: int) -> bool:
