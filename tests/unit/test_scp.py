@@ -24,6 +24,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
+from wire import command, p_data, pdv, request_pdu
 
 from dicom_node.base.errors import ConfigurationError, Unreachable
 from dicom_node.dimse import acceptor, patches, stream
@@ -107,43 +108,6 @@ def is_closed(peer: socket.socket, within_s: float) -> bool:
     except ConnectionError:
         pass
     return True
-
-
-def request_pdu(called: bytes = b"CHEXFRACT", calling: bytes = b"MODALITY") -> bytes:
-    """Return an A-ASSOCIATE-RQ that proposes DX in Explicit VR Little Endian (PS3.8 9.3.2)."""
-
-    def item(kind: int, content: bytes) -> bytes:
-        return struct.pack(">BxH", kind, len(content)) + content
-
-    syntaxes = item(0x30, DX.encode()) + item(0x40, ExplicitVRLittleEndian.encode())
-    user = item(0x51, struct.pack(">L", 16384)) + item(0x52, b"1.2.3.4")
-    body = struct.pack(">Hxx16s16s32x", 1, called.ljust(16), calling.ljust(16))
-    body += item(0x10, b"1.2.840.10008.3.1.1.1")
-    body += item(0x20, b"\x01\0\0\0" + syntaxes) + item(0x50, user)
-    return struct.pack(">BxL", 1, len(body)) + body
-
-
-def command(uid: str | None, has_data_set: bool = True, sop_class: str = DX) -> bytes:
-    """Return the command set of a C-STORE-RQ (PS3.7 9.3.1)."""
-
-    def element(number: int, value: bytes) -> bytes:
-        value += b"\0" * (len(value) % 2)
-        return struct.pack("<HHL", 0, number, len(value)) + value
-
-    body = element(0x0002, sop_class.encode()) + element(0x0100, b"\x01\0")
-    body += element(0x0110, b"\x01\0") + element(0x0700, b"\0\0")
-    body += element(0x0800, b"\0\0" if has_data_set else b"\x01\x01")
-    body += b"" if uid is None else element(0x1000, uid.encode())
-    return element(0, struct.pack("<L", len(body))) + body
-
-
-def pdv(control: int, content: bytes) -> bytes:
-    return struct.pack(">LBB", len(content) + 2, 1, control) + content
-
-
-def p_data(*pdvs: bytes) -> bytes:
-    content = b"".join(pdvs)
-    return struct.pack(">BxL", 4, len(content)) + content
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import socket
 import ssl
 import struct
@@ -19,7 +20,7 @@ from listening import Node, listening
 from ports import free_port
 from pynetdicom import AE
 from serving import serving
-from wire import request, until
+from wire import command, p_data, pdv, request, request_pdu, until
 
 from dicom_node.base.logs import Sparse
 from dicom_node.dimse import acceptor
@@ -266,6 +267,31 @@ def test_half_handshakes_at_the_pages_are_few_and_end(
     assert sum("no TLS handshake within 3 s" in line for line in lines) >= 48
     assert len(lines) <= 82
     assert is_served(site)
+
+
+HALF_A_RECORD = b"\x17\x03\x03\x40\x00" + bytes(100)
+BROKEN_RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)
+
+
+@pytest.mark.parametrize("last", [b"", HALF_A_RECORD, BROKEN_RECORD], ids=["reset", "half", "bad"])
+def test_an_instance_whose_connection_breaks_leaves_one_line(
+    door: tuple[Port, Node], caplog: pytest.LogCaptureFixture, last: bytes
+) -> None:
+    port, node = door
+    with port.shake_hands() as peer:
+        peer.sendall(request_pdu())
+        assert peer.recv(4096)[:1] == b"\x02"
+        peer.sendall(p_data(pdv(3, command("1.2.3.7"))) + p_data(pdv(0, bytes(10_000))))
+        assert until(lambda: len(node.unfinished) == 1)
+        os.write(peer.fileno(), last)
+        if last != BROKEN_RECORD:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+        assert until(lambda: node.unfinished == [])
+    assert is_echoed(port)
+    assert until(lambda: warnings_of(caplog))
+    (line,) = warnings_of(caplog)
+    assert line.startswith("lost an Instance of MODALITY@127.0.0.1: ")
 
 
 @pytest.mark.parametrize(("context", "reason"), ANYWHERE.values(), ids=ANYWHERE)
