@@ -211,16 +211,21 @@ def test_ten_thousand_characters_of_anything_cost_no_more_than_four_times_a_quar
     slow = {}
     for unit in UNITS:
         quarter, whole = ((head + unit * 10_000)[:n] for n in (2_500, 10_000))
-        short, long = _seconds(quarter), _seconds(whole)
-        if long > 0.5 or (long > 0.02 and long > 8 * max(short, 0.0005)):
+        # a machine that does other things is looked at longer before it is believed
+        for looks in (2, 8):
+            short, long = _seconds(quarter, looks), _seconds(whole, looks)
+            is_slow = long > 0.5 or (long > 0.02 and long > 8 * max(short, 0.0005))
+            if not is_slow:
+                break
+        if is_slow:
             slow[unit] = (short, long)
 
     assert slow == {}
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, looks: int = 2) -> float:
     times = []
-    for _ in range(2):
+    for _ in range(looks):
         started = time.process_time()
         parse(text)
         times.append(time.process_time() - started)
