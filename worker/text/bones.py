@@ -159,7 +159,8 @@ class SiteReader:
     def _read_number(self, at: int, high: int) -> None:
         token = self.tokens[at]
         is_lettered = token.form == "digit" and token.text[0] == "l"  # "L5", read as left
-        is_rib = self.has_rib or (self.knows_ribs and (token.form == "ordinal" or is_lettered))
+        is_meant = token.form == "ordinal" or is_lettered or self._is_of_fractures(at)
+        is_rib = self.has_rib or (self.knows_ribs and is_meant)
         if not is_rib or self._is_count(at, high) or self._is_elsewhere(at, high):
             return
         if self._follows_rib(at):  # "ribs 5 and 6": the group that these are of is no entry
@@ -174,6 +175,12 @@ class SiteReader:
             site.is_garbled = not 1 <= int(number) <= 12
             site.is_of_both = self.side == "bilateral" and self._follows_rib(at)
             self.pending.append(site)
+
+    def _is_of_fractures(self, at: int) -> bool:
+        """Tell whether the digits of "fractures of 7 and 8" begin here, or go on."""
+        while at > self.low and self.tokens[at - 1].kind in (Kind.NUMBER, *LISTING):
+            at -= 1
+        return self.tokens[at - 1].text == "of" and has(self.tokens[at - 2 : at - 1], Kind.FRACTURE)
 
     def _is_other_side(self, at: int, high: int, side: str | None) -> bool:
         """Tell the 5th of "rib fractures on the right and 5th on the left" from one of them."""
@@ -342,8 +349,15 @@ class SiteReader:
         after = self._kind_after(at, high, (*_ADJECTIVES, Kind.SIDE))
         if self._kind_after(at, high, ()) is Kind.NORMAL:
             return  # "ribs: left ok, right fx"
-        if after is Kind.HINT and not self._names_more(at, high):  # "on the L hemithorax"
-            after = None
+        if after is Kind.HINT and not self._names_more(at, high):
+            # "on the L hemithorax" places a fracture, "bilateral chest drains" do not
+            thing = self._kind_after(at, high, (*_ADJECTIVES, Kind.SIDE, Kind.HINT))
+            after = thing if thing in (Kind.NOUN, Kind.DEVICE) else None
+        if apart := self._sites_apart(at, value):
+            for site in apart:
+                site.side = value
+            self.pending = []
+            return
         is_late = self._ends_place(at, high)
         if after in (Kind.NOUN, Kind.DEVICE, Kind.PROPERTY) and not is_late:
             return
@@ -362,6 +376,36 @@ class SiteReader:
             is_heading = all(s.number is None for s in unsided)
             self.side = value if is_heading and after in (Kind.COLON, Kind.COMMA) else None
             self.late_side = value
+
+    def _sites_apart(self, at: int, value: str) -> list[Site]:
+        """Return the 6th of "left 5th rib and the 6th rib on the right": it has its own side."""
+        place = at - 1 - has(self.tokens[at - 1 : at], Kind.ARTICLE)
+        if place <= self.low or self.tokens[place].text not in ("on", "in", "of"):
+            return []
+        end = place
+        while end > self.low and self.tokens[end - 1].kind in (Kind.SEGMENT, Kind.NUMBER):
+            end -= 1
+        if not has(self.tokens[end - 1 : end], Kind.BONE):
+            return []
+        start = end - 1
+        named = (Kind.NUMBER, Kind.SEGMENT, Kind.QUALIFIER, Kind.AGE, *LISTING)
+        while start > self.low and self.tokens[start - 1].kind in named:
+            start -= 1
+        joint = next((n for n in range(start, end) if self.tokens[n].kind in LISTING), start)
+        joint -= has(self.tokens[start - 1 : start], Kind.ARTICLE)
+        own = [site for site in self.sites if start <= site.at < place]
+        is_other = all(site.side not in (None, value) for site in own)
+        return own if is_other and self._ends_group(start, joint) else []
+
+    def _ends_group(self, start: int, joint: int) -> bool:
+        """Tell whether another bone or fracture was named before the joint."""
+        before = start
+        light = (Kind.ARTICLE, Kind.PREPOSITION, *LISTING)
+        while before > self.low and self.tokens[before - 1].kind in light:
+            before -= 1
+        is_joined = has(self.tokens[before : joint + 1], *LISTING)
+        closed = (Kind.BONE, Kind.FRACTURE, Kind.VERB)
+        return is_joined and has(self.tokens[before - 1 : before], *closed)
 
     def _sides_own(self, at: int) -> list[Site]:
         """Return the sites of "bilateral rib fractures: 3 on the right, 5 on the left"."""
@@ -609,13 +653,26 @@ def _referred_places(scope: Phrase) -> frozenset[int]:
     tokens = scope.tokens
     out: set[int] = set()
     for at in range(scope.low, scope.high):
-        is_of_fracture = at < scope.at <= at + 4  # "adjacent to a fractured right 3rd rib"
+        is_of_fracture = (
+            at < scope.at
+            and (
+                scope.at <= at + 4  # "adjacent to a fractured right 3rd rib"
+                or _is_one_phrase(tokens[at + 1 : scope.at])
+            )
+        )
         if tokens[at].kind is Kind.REFERENCE and not is_of_fracture:
             end = _end_of_reference(scope, at)
             others = [n for n in range(scope.low, scope.high) if n < at or n >= end]
             if any(tokens[n].kind in NAMED for n in others):
                 out.update(range(at, end))
     return frozenset(out)
+
+
+def _is_one_phrase(tokens: Sequence[Token]) -> bool:
+    """Tell whether "the left 6th and 7th rib" stands before the word fractures, with one bone."""
+    kinds = (Kind.ARTICLE, Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.BONE, *_ADJECTIVES, *LISTING)
+    is_bone_last = has(tokens[-1:], Kind.BONE) and not has(tokens[:-1], Kind.BONE)
+    return is_bone_last and all(t.kind in kinds for t in tokens)
 
 
 def _end_of_reference(scope: Phrase, at: int) -> int:

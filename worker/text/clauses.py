@@ -40,7 +40,8 @@ def split_clauses(
         yield from split_clauses(rest, earlier, is_whole=is_whole) if rest else ()
         return
     tokens = _with_lists(_with_sides_apart(tokens))
-    tokens = _with_spared(_without_contrasts(_read_all_but(tokens)))
+    tokens = _without_other_thing(_read_all_but(tokens, is_whole=is_whole))
+    tokens = _with_spared(_without_contrasts(tokens))
     tokens = _with_left_out(_with_late_denials(tokens), earlier, is_whole)
     for at, token in enumerate([*tokens, None]):
         if token is None or token.kind is Kind.BREAK:
@@ -112,7 +113,22 @@ def _without_contrasts(tokens: list[Token]) -> list[Token]:
     return out
 
 
-def _read_all_but(tokens: list[Token]) -> list[Token]:
+def _without_other_thing(tokens: list[Token]) -> list[Token]:
+    """Take "not a vessel but" out of "the line in rib 5 is not a vessel but a fracture"."""
+    but = next((n for n, t in enumerate(tokens) if t.text == "but"), 0)
+    start = next((n for n in range(but) if tokens[n].text == "not"), 0)
+    thing, rest = tokens[start + 1 : but], tokens[but + 1 :]
+    is_thing = has(tokens[start - 1 : start], Kind.VERB) and all(
+        t.kind in (Kind.ARTICLE, Kind.NOUN, Kind.NEUTRAL, Kind.UNKNOWN) for t in thing
+    )
+    light = (Kind.ARTICLE, Kind.AGE, Kind.QUALIFIER, Kind.HEDGE, Kind.FRACTURE)
+    is_named = has(tokens[:start], *NAMED) and has(rest, Kind.FRACTURE)
+    if start and thing and is_thing and is_named and all(t.kind in light for t in rest):
+        return [*tokens[:start], *rest]
+    return tokens
+
+
+def _read_all_but(tokens: list[Token], *, is_whole: bool) -> list[Token]:
     """Read "all left ribs but the 1st are fractured" as sparing the 1st."""
     if tokens[:1] and tokens[0].text == "all but" and not has(tokens, Kind.FRACTURE):
         return [Token(Kind.UNSURE, "after", "all but"), *tokens[1:]]  # "all but the 5th are intact"
@@ -121,6 +137,8 @@ def _read_all_but(tokens: list[Token]) -> list[Token]:
     if not but or not has(rest, *_COUNTED, Kind.BONE):
         return tokens
     is_contrast = rest[0].kind is Kind.PREPOSITION or any(t.text == "not" for t in before)
+    if not is_whole and has(before, Kind.NEGATION) and has(before, Kind.FRACTURE) and is_bare(rest):
+        return [*before, Token(Kind.UNSURE, "after", "but"), *rest]  # "no fracture, but the right"
     if is_bare(rest) and has(before, Kind.NORMAL, Kind.FRACTURE) and not is_contrast:
         return [*before, Token(Kind.EXCEPT, "", "except"), *rest]  # "all are intact but the 5th"
     begins = before[0].text in ("all", "every", "each")

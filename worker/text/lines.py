@@ -12,6 +12,12 @@ _ITEM = re.compile(
     r"(?:[-*\u2022\u25cf>]|\(?\d{1,2}[.)]\s|[a-z]\)\s|(?i:[a-k]|i{1,3}|iv|vi?)\.\s"
     r"|[A-Z][A-Za-z ]{2,30}:\s?)"
 )
+_FIELD = re.compile(r"[\"']?[a-z][a-z _]{1,30}[\"']?:\s", re.IGNORECASE)
+_ANSWERED = re.compile(  # "fracture: no", after which "pneumothorax: yes" is a line of its own
+    r"[\"']?[a-z][a-z _]{1,30}[\"']?:\s?[\"']?(?:no|none|nil|absent|false|negative|normal|clear|n)"
+    r"[\"']?,?",
+    re.IGNORECASE,
+)
 # The "6." of "the 6. and the 7. rib" ends no sentence, and its "7." begins no item.
 _NUMBERED = re.compile(r"\b\d{1,2}\.$")
 _NUMBERED_PAIR = re.compile(
@@ -95,7 +101,11 @@ def _choose_joint(line: str, after: str, is_wrapped: bool, is_sure: bool) -> str
         return "\n"
     if _goes_on_counting(line, after):
         return " "
-    if _ENDED.search(line) or _ITEM.match(after):
+    if (
+        _ENDED.search(line)
+        or _ITEM.match(after)
+        or (_ANSWERED.fullmatch(line) and _FIELD.match(after))
+    ):
         return "\n"
     if _goes_on(line, after):
         return " "
@@ -120,4 +130,4 @@ def _goes_on(line: str, after: str) -> bool:
     first = after.split(" ", 1)[0]
     is_compound = last == "rib" and first.lower().startswith("fractur")
     is_led = first.lower().rstrip(".,;") in _FIRST and (first.islower() or line.isupper())
-    return is_open or is_led or is_compound
+    return is_open or is_led or is_compound or after.startswith("(")

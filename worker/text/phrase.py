@@ -195,6 +195,9 @@ def _fracture_start(tokens: Sequence[Token], before: int, at: int) -> int:
         while verb - 1 > before and tokens[verb - 1].kind is Kind.VERB:
             verb -= 1
         start = _phrase_start(tokens, before, verb) if verb < start else start
+        # "and the 6th rib on the right is fractured"
+        if has(tokens[start:verb], Kind.SIDE) and tokens[start - 1].text in ("on", "in"):
+            start = _phrase_start(tokens, before, start - 1) if start - 1 > before else start
     if tokens[start].kind is Kind.NEGATION:
         return start
     # What stands between two fractures belongs to the first as long as it goes on listing its

@@ -57,14 +57,24 @@ _REQUEST = (
     r"|statement)"
     r"|history|hx|reason|reason for (?:the )?(?:exam|examination|study|request|visit)|technique"
     r"|(?:prior|previous|outside) (?:reports?|study|exam|examination|findings?|imaging|films?)"
+    r"|(?:ed|er) (?:reads?|reading|interpretation)"
     r"|comparisons?|exam|examination|procedure|study|prompt|question|instructions?|examples?|user|human|request|query|q"
+    r"|(?:example|sample|expected|desired|required|template) (?:outputs?|answers?|reports?"
+    r"|responses?|findings|impressions?|results?)"
 )
 _RESULT = (
     r"findings?|impressions?|conclusions?|report|results?|assessment|opinion|interpretation|answers?"
     r"|assistant|response|summary|diagnosis|description|output|a"
 )
+# A line that says what part of the chest it is about ends a request.
+_SECTION = (
+    r"(?:(?:bones?|bony structures|osseous structures|skeleton|soft tissues|lungs?|pleura|heart"
+    r"|mediastinum|chest wall|ribs|lines|tubes|diaphragm|hila)(?: and |, |/)?){1,3}"
+)
 _HEADING = re.compile(
-    rf"(?<![\w/])(?:(?P<request>{_REQUEST})|(?P<result>{_RESULT}))\s*:(?!\w)", re.IGNORECASE
+    rf"(?<![\w/])(?:(?P<request>{_REQUEST})|(?P<result>{_RESULT}))\s*:(?!\w)"
+    rf"|(?<=\n)(?P<section>{_SECTION})\s?:(?!\w)",
+    re.IGNORECASE,
 )
 # A full stop behind a shortened word ("prox. humerus") ends a sentence only where no word that goes
 # with it follows. Look-behinds must have a fixed width in Python, hence one each.
@@ -117,7 +127,7 @@ _QUESTION = re.compile(
 )
 _UNSURE_MARK = re.compile(r"\w\s?\(\s?\?\s?\)\W{0,3}$")
 _ORDER = re.compile(
-    r"\W*(?:please\s+)?(?:report|list|output|name|identify|describe|locate|find|give|provide|write|specify"
+    r"\W*(?:please\s+)?(?:for\s(?:each|every|any)\s(?:[a-z]+\s){1,3})?(?:report|list|output|name|identify|describe|locate|find|give|provide|write|specify"
     r"|answer|tell|mark|count|analy[sz]e|generate|interpret|examine|review|determine|detect|explain)"
     r"\s+[\"']?(?!of\b)\w",
     re.IGNORECASE,
@@ -129,7 +139,7 @@ _PLACEHOLDER = re.compile(
     r"|\b(?:left\s*/\s*right|right\s*/\s*left|l\s*/\s*r|yes\s*/\s*no|y\s*/\s*n|present\s*/\s*absent"
     r"|absent\s*/\s*present|none\s*/\s*present)\b|\b(?:insert|specify|placeholder|tbd|n/a)\b|%[sd]\b"
     r"|\((?:side|number|location|level|bone|rib number|region|s)\)|\b[nx]th\b|\bxx\b"
-    r"|\$\w|\.{3}\s+rib",
+    r"|\$\w|\.{3}\s+rib|\btrue\s?(?:or|/|\|)\s?false\b|[\"'][a-z]{1,20}(?:\s?\|\s?[a-z.]{1,20}){1,12}",
     re.IGNORECASE,
 )
 _FOREIGN_LETTER = re.compile(

@@ -32,12 +32,32 @@ def _drop_counts(counted: re.Match[str]) -> str:
     return f"{counted[1]}: {'bilateral' if other else one}"
 
 
+_MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+_NOT_THEN = re.compile(  # "left 4th rib fracture, not present on the film of 12/3"
+    r"(?<=, )not (?:present|seen|visible) (?:on the (?:film|study|radiograph|ct|exam) (?:of|from)"
+    r" \d[\d/.-]{0,9}"
+    rf"|in (?:{_MONTHS})\b)"
+)
+_OPPOSITE = re.compile(
+    r"\b(?:(?:opposite|other|contralateral) side|contralateral|opposite (?=\d|rib|clavicle))\b"
+)
+_SIDES = re.compile(r"\b(?:left|right|bilateral|both)\b")
+
+
+def _name_opposite(named: re.Match[str]) -> str:
+    """Read "the contralateral 6th rib" behind "left 5th rib" as the right 6th rib."""
+    before = set(_SIDES.findall(named.string, 0, named.start()))
+    other = {"left": "right", "right": "left"}.get(before.pop()) if len(before) == 1 else None
+    return other or named.group()
+
+
 _DENIED = re.compile(r"\b(?:no|not|nor|without|never|negative|free)\b")
 _RIB_HASH = re.compile(r"\b(ribs?) # (?=\d)")  # "rib # 3-4", unless a fracture is spelt out
 _SPELT = re.compile(r"fract|\bfx")
 _SEVERAL = "|".join(CARDINALS[1:])
 _BREAK_IN = re.compile(  # "a break in the left clavicle", not a break in the protocol
-    r"(?<!cortical )\bbreak(?= (?:in|of|through) (?:the |an? )?(?:left |right |lt |rt )?"
+    r"(?<!cortical )\b(?:break|cracks?)(?= (?:in|of|through) (?:the cortex of )?(?:the |an? )?"
+    r"(?:left |right |lt |rt )?"
     r"(?:\w{1,12} )?(?:clavicle|collarbone|ribs?|scapula|humerus|sternum)\b)"
 )
 _NONE_COUNTED = re.compile(
@@ -62,8 +82,17 @@ _SCORE = re.compile(
     _FIELD_START + r"(?:[01]?\.\d{1,20}|\d{1,3}\s?%)(?=[\"']?\s{0,3}(?:[},;\])]|\.?\s{0,3}$))"
 )
 _KEY_OF_PLACE = re.compile(  # "location": "left 6th rib", "age": "acute"
-    r"[\"'](?:location|site|region|position|laterality|side|bone|level|age|acuity|status|type)"
+    r"[\"'](?:location|site|region|position|laterality|side|bone|level|age|acuity|status|type|number"
+    r"|rib_number)"
     r"[\"']\s?:"
+)
+_YES_FIELD = re.compile(  # "rib_fracture": "present", "clavicle_fracture": "absent"
+    r"(?<=[_ ])(fractures?[\"']\s?:\s?[\"']?(?:present|yes|true|positive)[\"']?\s?),"
+    r"(?=\s{0,3}[\"'][a-z_ ]{1,30}[_ ]fractures?[\"'])"
+)
+_EMPTY_FIELD = re.compile(  # "bone": null
+    r"[\"'](?![a-z_ ]{0,20}fract)[a-z_ ]{1,30}[\"']\s?:\s?"
+    r"(?:null\b|[\"'](?:none|null)?[\"']|\[\s?\])\s?,?"
 )
 _MANY = rf"(?:[1-9]\d?|{'|'.join(CARDINALS)})"
 _ABOUT = r"(?:at least|about|approximately|up to|more than)"
@@ -225,12 +254,28 @@ _SHORTHAND = (
     (re.compile(r"(?<!\w)\(\s?-\s?\)"), "no "),
     (re.compile(r"\be/o\b"), "evidence of"),
     (re.compile(r"\bneg\b"), "negative"),
+    (re.compile(r"\bnbi\b|\bno bi\b"), "no bony injury"),
+    (re.compile(r"\bnowhere (?:to be )?(?=seen|visible|identified|evident)"), "not "),
+    (re.compile(r"\bfractures?[ -]like\b"), "possible fracture"),
+    (re.compile(r"(?<=[:=])(\s?)(?:nil|zero)(?=\s{0,3}(?:[.,;]|$))"), r"\1none"),
+    (re.compile(r"(\bfractures?|\bfxs?)\s?-\s?(?:n|no|nil)(?=\s{0,3}(?:[.,;]|$))"), r"\1: none"),
+    (_OPPOSITE, _name_opposite),
+    (_NOT_THEN, "not previously present"),
+    (
+        re.compile(
+            r"\b(?:age|acuity|chronicity) of ((?:the )?(?:[a-z0-9]{1,15} ){0,5}fractures?) can ?not"
+            r" be (?:determined|assessed|established)"
+        ),
+        r"\1 of indeterminate age",
+    ),
     (re.compile(r"\bcompr? defs?\b"), "compression deformity"),
     (re.compile(r"\bmid-?clavicular (?=fracture|fx)"), "mid clavicular "),
     (re.compile(r"\bvcf(s?)\b"), r"vertebral compression fracture\1"),
     (re.compile(r"(?<![a-z0-9])[x\u00d7]\s?\d{1,2}\b"), ""),
     (_BREAK_IN, "fracture"),
     *_COUNTS,
+    (_EMPTY_FIELD, ""),
+    (_YES_FIELD, r"\1;"),
     (_FIELD, r"\1"),
     (_NO_FIELD, lambda field: f"{field[1]}none{' ;' if field['next'] else ''}"),
     (_SCORE, r"\1undetermined"),

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from worker.text.lexicon import Kind, Lexicon, LexiconRow, Token, english
 from worker.text.sentences import BLANK_WORD
@@ -226,10 +227,23 @@ def _among_ribs(tokens: list[Token], at: int) -> bool:
         back -= 1
     if back and tokens[back].kind is Kind.COLON:  # "rib fractures: L3, L4", "rib fractures L3, L4"
         back -= 1
-    if back and tokens[back].kind is Kind.FRACTURE and tokens[back + 1].text != ",":
+    # "rib fractures, L2" is a vertebra, "rib fractures, R 3-8 and L 2-5" are ribs
+    is_sided = back is not None and _pairs_sides(tokens, back + 2, at)
+    if back and tokens[back].kind is Kind.FRACTURE and (tokens[back + 1].text != "," or is_sided):
         back -= 1
         back -= back > 0 and tokens[back].kind is Kind.COLON  # "ribs: fx L 6, 7"
     return back is not None and back >= 0 and tokens[back].value == "rib"
+
+
+def _pairs_sides(tokens: Sequence[Token], start: int, at: int) -> bool:
+    """Tell whether a side has numbers of its own beside the L at `at`: "L 2-5 and R 3-8"."""
+    end = at + 1
+    while end < min(at + 24, len(tokens)) and _is_listed(tokens[end]):
+        end += 1
+    return any(
+        token.kind is Kind.SIDE and after.kind is Kind.NUMBER
+        for token, after in pairwise(tokens[start:end])
+    )
 
 
 def _is_listed(token: Token) -> bool:

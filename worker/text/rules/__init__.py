@@ -11,6 +11,7 @@ from worker.text.rules import (
     denied,
     device,
     doubted,
+    general,
     hedged,
     intact,
     opened,
@@ -20,7 +21,7 @@ from worker.text.rules import (
 from worker.text.rules.rule import Hit, RuleSet, RuleVerdict, TextRule, first_hit
 
 ENGLISH = RuleSet(
-    sentences=unreadable.RULES,
+    sentences=(*general.RULES, *unreadable.RULES),
     views=opened.VIEWS,
     mentions=(*unreadable.MENTIONS, *device.RULES, *sought.RULES, *doubted.RULES, *denied.RULES),
     hedges=hedged.RULES,

@@ -87,6 +87,8 @@ def _hedges_back(phrase: Phrase, at: int) -> bool:
     tokens = phrase.tokens
     if tokens[at].text in ("versus", "vs"):
         return True
+    if tokens[at].text == "suspected" and tokens[at - 1].text in ("was", "were", "is", "are"):
+        return not has_other_subject(tokens[phrase.at + 1 : at])
     between = tokens[phrase.at + 1 : at]
     if has_other_subject(between):
         return False

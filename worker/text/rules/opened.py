@@ -74,6 +74,10 @@ _SOFT = frozenset(("lung", "lungs", "lobe", "lobar", "mucoid", "mucous", "fecal"
                    "atelectasis"))  # fmt: skip
 
 
+_BROKEN_NAMED = frozenset(("crack", "cracks", "buckle", "buckled", "buckling", "split", "pieces"))
+"""Mean a broken bone where a bone is named beside them."""
+
+
 def _find_break_sign(phrase: Phrase) -> Hit | None:
     """Find what means a broken bone without the word, unless it is denied."""
     seen = [at for at in range(len(phrase.tokens)) if _is_break_sign(phrase, at)]
@@ -91,6 +95,11 @@ def _is_break_sign(phrase: Phrase, at: int) -> bool:
     if text in _ALWAYS_BROKEN:
         return True
     if text in _BROKEN_CORTEX and any(t.text in _CORTEX for t in near):
+        return True
+    if text in ("step", "steps"):
+        is_cortical = at > 0 and tokens[at - 1].text in _CORTEX
+        return is_cortical or any(t.text == "deformity" for t in tokens[at + 1 : at + 2])
+    if text in _BROKEN_NAMED and has(near, *NAMED, Kind.SKELETON, Kind.SIDE):
         return True
     is_soft = any(t.text in _SOFT or t.text in CHEST for t in near)
     return text in _BROKEN_BODY and not is_soft and has(near, *NAMED, Kind.SKELETON, Kind.HINT)

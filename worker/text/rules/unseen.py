@@ -41,6 +41,10 @@ def speaks_of_past(after: Sequence[Token]) -> bool:
     "No fracture on the prior study" says nothing of this one; "no new fracture since the prior
     study" and "no fracture on prior or current films" do.
     """
+    near = list(takewhile(lambda token: token.kind not in (Kind.BREAK, Kind.COMMA), after))
+    words = {token.text for token in near}
+    if "yesterday" in words and not words & _NOW:
+        return True  # "no fracture was seen yesterday, today the 9th rib is fractured"
     tail = list(takewhile(lambda token: token.kind is not Kind.BREAK, after))
     if any(token.text in _NOW for token in tail):
         return False
