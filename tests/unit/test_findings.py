@@ -52,6 +52,7 @@ def found(text: str) -> list[tuple]:
         "fresh_8.jsonl",
         "fresh_9.jsonl",
         "fresh_10.jsonl",
+        "fresh_11.jsonl",
     ],
 )
 def test_labelled_sentences_are_read_as_labelled(name: str) -> None:
