@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import JOINTS, LISTING, NAMED, Phrase, has
@@ -15,6 +16,7 @@ SEGMENTS = frozenset(_SEGMENT_WORDS.split())
 MIDLINE = frozenset({"vertebra", "sternum"})
 _ADJECTIVES = (Kind.SEGMENT, Kind.QUALIFIER, Kind.AGE, Kind.HEDGE, Kind.ARTICLE, Kind.EXTRA)
 _BONES = (Kind.NUMBER, Kind.BONE, Kind.LEVEL, Kind.HINT)
+_DESCRIBING = (Kind.UNKNOWN, Kind.NEUTRAL, Kind.QUALIFIER, Kind.ARTICLE)
 _NAMED_BEFORE = (Kind.NUMBER, Kind.BONE)
 _NO_RIBS = ("intercostal", "interspace", "space", "line", "time", "places", "locations", "pieces",
             "fragments", "parts", "segments", "look", "glance", "read", "reading", "review",
@@ -353,6 +355,8 @@ class SiteReader:
             # "on the L hemithorax" places a fracture, "bilateral chest drains" do not
             thing = self._kind_after(at, high, (*_ADJECTIVES, Kind.SIDE, Kind.HINT))
             after = thing if thing in (Kind.NOUN, Kind.DEVICE) else None
+        if self._is_of_thing(at, high, after):
+            return
         if apart := self._sites_apart(at, value):
             for site in apart:
                 site.side = value
@@ -374,8 +378,29 @@ class SiteReader:
                 site.side, site.is_of_both = value, False
             self.pending = []
             is_heading = all(s.number is None for s in unsided)
+            # "rib fractures left, 5th and 6th", and not "clavicle (left), scapula (right)"
+            passed = (*LISTING, Kind.ARTICLE)
+            behind = self._kind_after(at, high, passed)
+            if self._kind_after(at, high, (*passed, Kind.NUMBER)) is Kind.BONE:
+                behind = Kind.BONE
+            is_heading &= after is Kind.COLON or behind not in (None, Kind.BONE)
             self.side = value if is_heading and after in (Kind.COLON, Kind.COMMA) else None
             self.late_side = value
+
+    def _is_of_thing(self, at: int, high: int, after: Kind | None) -> bool:
+        """Tell the side of "right costophrenic angle", "shift to the right," from a bone's."""
+        before = at - 1 - has(self.tokens[at - 1 : at], Kind.ARTICLE)
+        if before < self.low:
+            return False
+        token = self.tokens[before]
+        if token.text == "to" and after is Kind.COMMA and not self.sites:
+            return True
+        while before > self.low and self.tokens[before].kind in _DESCRIBING:
+            before -= 1  # "blunted left costophrenic angle"
+        token = self.tokens[before]
+        is_apart = token.kind in LISTING or token.text in ("of", "with")
+        is_thing = after in (Kind.UNKNOWN, Kind.NEUTRAL)
+        return is_apart and is_thing and bool(self.sites) and not self._names_more(at, high)
 
     def _sites_apart(self, at: int, value: str) -> list[Site]:
         """Return the 6th of "left 5th rib and the 6th rib on the right": it has its own side."""
@@ -395,7 +420,8 @@ class SiteReader:
         joint -= has(self.tokens[start - 1 : start], Kind.ARTICLE)
         own = [site for site in self.sites if start <= site.at < place]
         is_other = all(site.side not in (None, value) for site in own)
-        return own if is_other and self._ends_group(start, joint) else []
+        is_of_both = all(site.side == "bilateral" for site in own)
+        return own if is_other and (is_of_both or self._ends_group(start, joint)) else []
 
     def _ends_group(self, start: int, joint: int) -> bool:
         """Tell whether another bone or fracture was named before the joint."""
@@ -403,6 +429,10 @@ class SiteReader:
         light = (Kind.ARTICLE, Kind.PREPOSITION, *LISTING)
         while before > self.low and self.tokens[before - 1].kind in light:
             before -= 1
+        if before - 2 > self.low and self.tokens[before - 2].text in ("so", "as"):
+            before -= 2  # "is fractured, and so is the clavicle on the right"
+            while before > self.low and self.tokens[before - 1].kind in light:
+                before -= 1
         is_joined = has(self.tokens[before : joint + 1], *LISTING)
         closed = (Kind.BONE, Kind.FRACTURE, Kind.VERB)
         return is_joined and has(self.tokens[before - 1 : before], *closed)
@@ -519,6 +549,7 @@ def unrelated_parts(
 ) -> frozenset[int]:
     """Return the indices of those parts of a clause that are about something else."""
     out: set[int] = set()
+    parts: list[range] = []
     start = low
     for end in range(low, high + 1):
         is_joint = end < high and _starts_part(tokens[end]) and not _lists_numbers(tokens, end)
@@ -527,8 +558,49 @@ def unrelated_parts(
         part = range(start, end)
         if at not in part and any(_is_alien(tokens[n], alien) for n in part):
             out.update(part)
+        parts.append(part)
         start = end
+    for before, part in reversed(list(pairwise(parts))):
+        if at not in before and _shares_normal(tokens, before, part, out):
+            out.update(before)  # "ribs and clavicles intact"
+    for before, part in pairwise(parts):
+        is_normal = {*before} <= out and _leads_normal(tokens, before)
+        if is_normal and at not in part and _is_next_bone(tokens, part, end=high):
+            out.update(part)  # "normal ribs and scapula"
     return frozenset(out)
+
+
+_PLAIN = (Kind.ARTICLE, Kind.SIDE, Kind.BONE, Kind.NUMBER, Kind.SEGMENT, *LISTING)
+
+
+def _shares_normal(tokens: Sequence[Token], before: range, part: range, out: set[int]) -> bool:
+    """Tell whether bones share what is said of the next ones: "ribs and clavicles intact"."""
+    joint = tokens[part.start] if len(part) else None
+    if joint is None or not {*part} <= out or not has(tokens[part.start : part.stop], Kind.NORMAL):
+        return False
+    own = tokens[before.start : before.stop]
+    is_apart = bool(own) and (own[0].kind is Kind.COMMA or own[0].text == "with")
+    named = own[1:] if is_apart else own
+    is_list = joint.kind in (Kind.AND, Kind.OR) or _chains(tokens, part)
+    return is_list and is_apart and has(named, Kind.BONE) and all(t.kind in _PLAIN for t in named)
+
+
+def _chains(tokens: Sequence[Token], part: range) -> bool:
+    """Tell whether a part behind a comma is itself one of a list: ", scapula and ribs intact"."""
+    own = tokens[part.start + 1 : part.stop]
+    return tokens[part.start].kind is Kind.COMMA and all(t.kind in _PLAIN for t in own)
+
+
+def _leads_normal(tokens: Sequence[Token], part: range) -> bool:
+    """Tell whether a part calls its bones normal before it names them: "with normal ribs"."""
+    kinds = [tokens[n].kind for n in part]
+    return Kind.NORMAL in kinds and Kind.BONE in kinds[kinds.index(Kind.NORMAL) :]
+
+
+def _is_next_bone(tokens: Sequence[Token], part: range, *, end: int) -> bool:
+    own = tokens[part.start + 1 : min(part.stop, end)]
+    is_joined = has(tokens[part.start : part.start + 1], Kind.AND, Kind.OR)
+    return is_joined and has(own, Kind.BONE) and all(t.kind in _PLAIN for t in own)
 
 
 def _starts_part(token: Token) -> bool:
@@ -665,7 +737,36 @@ def _referred_places(scope: Phrase) -> frozenset[int]:
             others = [n for n in range(scope.low, scope.high) if n < at or n >= end]
             if any(tokens[n].kind in NAMED for n in others):
                 out.update(range(at, end))
+    for at in range(scope.low, scope.high):
+        place = _level_or_cover(scope, at)
+        others = [n for n in range(scope.low, scope.high) if n not in place]
+        kinds = (Kind.BONE,) if tokens[at].kind is Kind.LEVEL else NAMED
+        if place and any(tokens[n].kind in kinds for n in others):
+            out.update(place)
     return frozenset(out)
+
+
+_COVERING = ("overlies", "overlie", "overlaps", "overlap", "obscures", "covers", "projects over")
+_COVERED = ("obscured", "hidden", "overlapped", "covered", "overlaid")
+
+
+def _level_or_cover(scope: Phrase, at: int) -> range:
+    """Return the T8 of "at the T8 level", and what lies over a fracture or under what it tents."""
+    tokens, token = scope.tokens, scope.tokens[at]
+    if token.kind is Kind.LEVEL:
+        back = at - 1 - has(tokens[at - 1 : at], Kind.ARTICLE)
+        is_place = back >= scope.low and tokens[back].text in ("at", "at the", "with")
+        return range(at, at + 1) if is_place else range(0)
+    bones = (Kind.ARTICLE, Kind.SIDE, Kind.NUMBER, Kind.BONE, Kind.SEGMENT, Kind.AND)
+    if token.text in _COVERING and at < scope.at:
+        start = scope.skip_back((Kind.VERB,), at)
+        low = max(scope.skip_back(bones, start), scope.low)
+        return range(low, at + 1) if has(tokens[low:at], Kind.BONE) else range(0)
+    is_covered = token.text in _COVERED and [t.text for t in tokens[at + 1 : at + 2]] == ["by"]
+    if is_covered or token.text in ("over", *_COVERING):
+        high = min(scope.skip(bones, at + 1 + is_covered), scope.high)
+        return range(at, high) if has(tokens[at:high], Kind.BONE) else range(0)
+    return range(0)
 
 
 def _is_one_phrase(tokens: Sequence[Token]) -> bool:

@@ -486,6 +486,17 @@ def _split_exceptions(clause: list[Token]) -> Iterator[list[Token]]:
         yield clause
         return
     comma = next((n for n in range(at, len(clause)) if clause[n].kind is Kind.COMMA), None)
+    verb = next((n for n in range(at, len(clause)) if clause[n].kind is Kind.VERB), 0)
+    if (
+        at
+        and verb
+        and is_bare(clause[:at])
+        and is_bare(clause[at + 1 : verb])
+        and (has(clause[verb:], Kind.FRACTURE) and not has(clause[verb:], Kind.NEGATION))
+    ):  # "ribs 3 to 8 except the 5th are fractured"
+        spared = [t for t in clause[at + 1 : verb] if t.kind in _COUNTED]
+        yield [*clause[:at], _SPARING, *spared, *clause[verb:]]
+        return
     if at == 0 and comma is None:
         place = next((n for n in range(1, len(clause)) if clause[n].kind not in _PLACE), 0)
         if place > 1 and clause[place].text == "there":  # "except for rib 5 there is none"

@@ -10,7 +10,7 @@ _BLANK_LINES = re.compile(r"(\n[ \t]*\n\s*)")
 _ENDED = re.compile(r"[.!?][\"')\]]{0,3}$")
 _ITEM = re.compile(
     r"(?:[-*\u2022\u25cf>]|\(?\d{1,2}[.)]\s|[a-z]\)\s|(?i:[a-k]|i{1,3}|iv|vi?)\.\s"
-    r"|[A-Z][A-Za-z ]{2,30}:\s?)"
+    r"|[A-Z][A-Za-z ]{2,30}(?: ?#?\d{1,2})?:\s?|\d{1,2}(?:st|nd|rd|th) ribs?:\s?)"
 )
 _FIELD = re.compile(r"[\"']?[a-z][a-z _]{1,30}[\"']?:\s", re.IGNORECASE)
 _ANSWERED = re.compile(  # "fracture: no", after which "pneumothorax: yes" is a line of its own

@@ -183,7 +183,9 @@ def share_tokens(tokens: Sequence[Token], found: list[int]) -> list[tuple[int, i
 def _fracture_start(tokens: Sequence[Token], before: int, at: int) -> int:
     """Return where the noun phrase of the fracture at `at` begins."""
     start = at
-    if _looks_ahead(tokens, at):
+    # "5th rib fracture left, 6th rib fracture right": the bone stands before, its side behind
+    is_compound = has(tokens[at - 1 : at], Kind.BONE) and has(tokens[at + 1 : at + 2], Kind.SIDE)
+    if _looks_ahead(tokens, at) and not is_compound:
         while start - 1 > before and not _closes_sites(tokens, start - 1):
             start -= 1
         return start
@@ -200,6 +202,9 @@ def _fracture_start(tokens: Sequence[Token], before: int, at: int) -> int:
             start = _phrase_start(tokens, before, start - 1) if start - 1 > before else start
     if tokens[start].kind is Kind.NEGATION:
         return start
+    behind = [t.kind for t in tokens[before + 1 : before + 3]]
+    if has(tokens[before - 1 : before], Kind.BONE) and behind in _SIDE_BEHIND:
+        start = max(start, before + 3)  # "rib fracture left, 3rd rib fracture right"
     # What stands between two fractures belongs to the first as long as it goes on listing its
     # numbers.
     listed = _after_numbers(tokens, before + 1, at)
@@ -218,6 +223,9 @@ def _fracture_start(tokens: Sequence[Token], before: int, at: int) -> int:
     # "..., does not exclude an occult fracture": the doubt is of what it stands before.
     is_doubt = tokens[start - 1].kind is Kind.UNSURE and tokens[start - 1].value == "before"
     return start - (is_doubt and start - 1 > before)
+
+
+_SIDE_BEHIND = ([Kind.SIDE, Kind.COMMA], [Kind.SIDE, Kind.AND])
 
 
 def _closes_sites(tokens: Sequence[Token], at: int) -> bool:

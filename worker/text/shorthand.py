@@ -33,6 +33,16 @@ def _drop_counts(counted: re.Match[str]) -> str:
 
 
 _MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+_FIRST_OF_LIST = re.compile(  # "Fracture 1: left 5th rib"
+    r"(?:(?<=; )|(?<=, )|(?<=- )|^)(?:fracture|fx|finding) ?#? ?\d{1,2} ?[:-](?= )"
+)
+_AT_PLACES = re.compile(
+    rf"\b(at|in) (?:\d{{1,2}}|{'|'.join(CARDINALS)}) ((?:[a-z]{{1,12}} )?(?:levels|sites|places"
+    r"|locations|ribs)\b)"
+)
+_MORE_OF = re.compile(  # "one in the right 6th rib, two in the left 7th rib"
+    rf"(?:(?<=, )|(?<=and ))(?:{'|'.join(CARDINALS)}) (?=(?:in|of|on) the (?:left|right) )"
+)
 _NOT_THEN = re.compile(  # "left 4th rib fracture, not present on the film of 12/3"
     r"(?<=, )not (?:present|seen|visible) (?:on the (?:film|study|radiograph|ct|exam) (?:of|from)"
     r" \d[\d/.-]{0,9}"
@@ -261,6 +271,10 @@ _SHORTHAND = (
     (re.compile(r"(\bfractures?|\bfxs?)\s?-\s?(?:n|no|nil)(?=\s{0,3}(?:[.,;]|$))"), r"\1: none"),
     (_OPPOSITE, _name_opposite),
     (_NOT_THEN, "not previously present"),
+    (re.compile(r"\bboth (?=(?:are |being |seen |located )?(?:on|in) the (?:left|right)\b)"), ""),
+    (_FIRST_OF_LIST, "fracture: "),
+    (_AT_PLACES, r"\1 several \2"),
+    (_MORE_OF, "several "),
     (
         re.compile(
             r"\b(?:age|acuity|chronicity) of ((?:the )?(?:[a-z0-9]{1,15} ){0,5}fractures?) can ?not"

@@ -220,9 +220,13 @@ def _among_ribs(tokens: list[Token], at: int) -> bool:
     if tokens[at].text[1:2] == " " and [t.value or t.text for t in others[:2]] == [";", "rib"]:
         return True  # "L 5, 6; R 8 rib fractures"
     if after is not None and after.kind is Kind.BONE:
-        return after.value == "rib"
+        last = tokens[tokens.index(after, at + 1) - 1]
+        is_own = last.kind in (Kind.NUMBER, Kind.LEVEL, Kind.SEGMENT) or last.text in _ROMAN
+        return after.value == "rib" and is_own  # "L1, ribs intact" is a vertebra
     low = max(0, at - 24)
     back = next((n for n in range(at - 1, low - 1, -1) if not _is_listed(tokens[n])), None)
+    if after is None and back and _ends_right_ribs(tokens[: back + 1]):
+        return True
     if back and tokens[back].kind is Kind.EXCEPT:  # "no ribs except L5"
         back -= 1
     if back and tokens[back].kind is Kind.COLON:  # "rib fractures: L3, L4", "rib fractures L3, L4"
@@ -233,6 +237,18 @@ def _among_ribs(tokens: list[Token], at: int) -> bool:
         back -= 1
         back -= back > 0 and tokens[back].kind is Kind.COLON  # "ribs: fx L 6, 7"
     return back is not None and back >= 0 and tokens[back].value == "rib"
+
+
+def _ends_right_ribs(before: Sequence[Token]) -> bool:
+    """Tell whether "R 5-7 rib fractures" stands before "L 4-5"."""
+    kinds = [t.kind for t in before[-2:]]
+    if kinds != [Kind.BONE, Kind.FRACTURE] or before[-2].value != "rib":
+        return False
+    at = len(before) - 3
+    while at > 0 and (_is_listed(before[at]) and before[at].kind is not Kind.SIDE):
+        at -= 1
+    is_right = at >= 0 and before[at].kind is Kind.SIDE and before[at].value == "right"
+    return is_right and at < len(before) - 3
 
 
 def _pairs_sides(tokens: Sequence[Token], start: int, at: int) -> bool:

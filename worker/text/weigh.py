@@ -33,6 +33,7 @@ from worker.text.phrase import (
 from worker.text.result import Absence, Findings, Fracture, Place, Presence
 from worker.text.rules import ENGLISH, Hit, RuleSet, RuleVerdict, TextRule, first_hit
 from worker.text.rules.backward import (
+    adds_one,
     answers_yes,
     asks_of_pain,
     asks_to_exclude,
@@ -164,6 +165,9 @@ class TextReading:
         if self.last and names_more(tokens, is_numbered=any(e.number for e in self.last)):
             self._add_bones(sentence, tokens)
             return
+        if self.last and tokens and has(self.said, Kind.FRACTURE) and adds_one(tokens):
+            self._add_one(sentence, tokens)
+            return
         if self.last and tokens and (is_away := explains_away(tokens)) is not False:
             self._note_reason("explained-later", RuleVerdict.OPEN, phrase, range(len(tokens)))
             self._doubt_last(is_away=is_away is True)
@@ -193,6 +197,13 @@ class TextReading:
                     entry.age = age
             elif self.last and self.last[0].sentence == sentence.verbatim and is_bare(clause):
                 self._add_bones(sentence, clause)
+            elif (
+                self.last
+                and clause
+                and self.last[0].sentence == sentence.verbatim
+                and adds_one(clause)
+            ):
+                self._add_one(sentence, clause)
             else:
                 self._read_clause(sentence, clause)
             # "The 5th rib has an irregular contour; fracture is possible."
@@ -387,6 +398,26 @@ class TextReading:
             )
             for s in sites
         ]  # fmt: skip
+
+    def _add_one(self, sentence: Sentence, tokens: list[Token]) -> None:
+        """Add the bones of "a second one at the left 9th", of their own age, to those before."""
+        own = [
+            t
+            for t, after in zip(tokens, [*tokens[1:], None], strict=True)
+            if not (t.kind is Kind.NUMBER and after is not None and after.text in ("one", "ones"))
+        ]
+        count = len(self.entries)
+        if self.last[0].bone == "rib" and not has(own, Kind.BONE, Kind.LEVEL):
+            at = next(n for n, t in enumerate(own) if t.kind is Kind.NUMBER)
+            own.insert(at, Token(Kind.BONE, "rib", "ribs"))
+        self._add_bones(sentence, own)
+        ages = [t.value for t in own if t.kind is Kind.AGE]
+        sides = {e.side for e in self.last}
+        for entry in self.entries[count:]:
+            entry.age = ages[0] or None if ages else None
+            entry.is_possible |= has(own, Kind.HEDGE)
+            if entry.side is None and entry.bone == "rib" and len(sides) == 1:
+                entry.side = next(iter(sides))
 
     def conclude(self) -> Findings:
         """Weigh what was asserted against what was denied."""

@@ -98,6 +98,28 @@ def names_more(tokens: Sequence[Token], *, is_numbered: bool) -> bool:
     return begins and has(tokens, Kind.INVOLVE) and {t.kind for t in tokens} <= closed
 
 
+_MORE = ("also", "another", "additional", "further", "similar", "too", "one", "ones")
+_LIGHT = (*_MORE, "now")
+
+
+def adds_one(tokens: Sequence[Token]) -> bool:
+    """Tell whether a sentence adds numbered bones to those before: "a second one at the left 9th".
+
+    Behind a fracture that is named, "also the 7th", "new left 6th" and "on the left, 7 and 8" do.
+    """
+    kinds = BARE | {Kind.INVOLVE, Kind.VERB, Kind.SEEN, Kind.QUALIFIER, Kind.AGE, Kind.EXTRA,
+                    Kind.CARRIER, Kind.HEDGE}  # fmt: skip
+    is_light = all(t.text in _LIGHT if t.kind is Kind.NEUTRAL else t.kind in kinds for t in tokens)
+    if not is_light or not has(tokens, Kind.NUMBER, Kind.LEVEL):
+        return False
+    is_aged = has(tokens[:1], Kind.AGE) and has(tokens, Kind.SIDE)
+    begins = [t.kind for t in tokens[:2]] == [Kind.SIDE, Kind.COLON] or (
+        tokens[0].text == "on" and has(tokens[1:3], Kind.SIDE)
+    )
+    is_more = any(t.text in _MORE for t in tokens) or has(tokens[-1:], Kind.INVOLVE)
+    return is_aged or begins or is_more
+
+
 def is_anaphor(phrase: Phrase) -> bool:
     """Tell whether "the fracture" may be one that has been described already."""
     before = phrase.tokens[max(phrase.low, phrase.at - 4) : phrase.at]
