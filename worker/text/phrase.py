@@ -205,6 +205,12 @@ def _fracture_start(tokens: Sequence[Token], before: int, at: int) -> int:
     behind = [t.kind for t in tokens[before + 1 : before + 3]]
     if has(tokens[before - 1 : before], Kind.BONE) and behind in _SIDE_BEHIND:
         start = max(start, before + 3)  # "rib fracture left, 3rd rib fracture right"
+    if behind[:1] == [Kind.VERB]:
+        said = before + 2
+        while said < at and tokens[said].kind is Kind.AGE:
+            said += 1
+        if said > before + 2 and tokens[said].kind in LISTING:
+            start = max(start, said + 1)  # "the T12 fracture is old, the L1 fracture is new"
     # What stands between two fractures belongs to the first as long as it goes on listing its
     # numbers.
     listed = _after_numbers(tokens, before + 1, at)

@@ -61,6 +61,17 @@ def _name_opposite(named: re.Match[str]) -> str:
     return other or named.group()
 
 
+_SAME = re.compile(r"\b(?:the )?same side\b|\bipsilateral\b")
+
+
+def _name_same(named: re.Match[str]) -> str:
+    """Read "ribs 2 and 3 on the same side" behind "right clavicle" as those on the right."""
+    before = set(_SIDES.findall(named.string, 0, named.start()))
+    side = before.pop() if len(before) == 1 else ""
+    is_one = side in ("left", "right")
+    return (f"the {side}" if "side" in named.group() else side) if is_one else named.group()
+
+
 _DENIED = re.compile(r"\b(?:no|not|nor|without|never|negative|free)\b")
 _RIB_HASH = re.compile(r"\b(ribs?) # (?=\d)")  # "rib # 3-4", unless a fracture is spelt out
 _SPELT = re.compile(r"fract|\bfx")
@@ -270,6 +281,7 @@ _SHORTHAND = (
     (re.compile(r"(?<=[:=])(\s?)(?:nil|zero)(?=\s{0,3}(?:[.,;]|$))"), r"\1none"),
     (re.compile(r"(\bfractures?|\bfxs?)\s?-\s?(?:n|no|nil)(?=\s{0,3}(?:[.,;]|$))"), r"\1: none"),
     (_OPPOSITE, _name_opposite),
+    (_SAME, _name_same),
     (_NOT_THEN, "not previously present"),
     (re.compile(r"\bboth (?=(?:are |being |seen |located )?(?:on|in) the (?:left|right)\b)"), ""),
     (_FIRST_OF_LIST, "fracture: "),

@@ -334,7 +334,10 @@ class TextReading:
         """Give bones without a side that of the ribs, neighbours or shoulder named before them."""
         if any(site.side or site.bone in (*MIDLINE, "other") for site in named):
             return
-        before = [e for e in self.last if e.sentence == sentence.verbatim]
+        words = [t.text for t in phrase.tokens]
+        is_more = "also" in words or "too" in words or words[-2:] == ["as", "well"]
+        is_next = is_more and has(self.said, Kind.FRACTURE)
+        before = [e for e in self.last if is_next or e.sentence == sentence.verbatim]
         if not is_neighbour(phrase):
             is_ribs = all(site.bone == "rib" and site.number for site in named)
             before = [e for e in before if e.bone == "rib" and is_ribs]

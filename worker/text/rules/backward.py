@@ -44,7 +44,9 @@ def dates_only(tokens: Sequence[Token]) -> bool:
         return is_callus and all(t.kind in kinds or t.text == "surrounding" for t in tokens)
     begins = tokens[0].text in ("this", "it", "these", "they", "which", "both", "all")
     is_bare = has(tokens, Kind.AGE) and tokens[0].kind in (Kind.AGE, Kind.HEDGE)  # "Likely old"
-    return (begins or is_bare) and all(t.kind in kinds for t in tokens)
+    return (begins or is_bare) and all(
+        t.kind in kinds or (at == 0 and t.text == "both") for at, t in enumerate(tokens)
+    )
 
 
 def dates_bones(tokens: Sequence[Token]) -> bool:
