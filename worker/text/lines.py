@@ -42,7 +42,7 @@ represent neither either unchanged stable remote prior previous known apart asid
 level levels age about approximately traumatic pathologic acutely newly definitely clearly very
 more less most if whether because since after before during under over along across near toward
 towards within indeterminate grossly query often frequently negative positive history nearly
-otherwise intact-appearing following
+otherwise intact-appearing following believe think notice call see outside
 """
 _LAST = frozenset(_LAST_WORDS.split())
 _FIRST_WORDS = """

@@ -57,13 +57,17 @@ _REQUEST = (
     r"|statement)"
     r"|history|hx|reason|reason for (?:the )?(?:exam|examination|study|request|visit)|technique"
     r"|(?:prior|previous|outside) (?:reports?|study|exam|examination|findings?|imaging|films?)"
-    r"|(?:ed|er) (?:reads?|reading|interpretation)"
-    r"|comparisons?|exam|examination|procedure|study|prompt|question|instructions?|examples?|user|human|request|query|q"
+    r"|(?:ed|er|wet|overnight|outside|old|prior|previous|last|earlier) (?:reads?|reading|cxr|films?"
+    r"|x-?rays?|radiographs?|hospital|ct|interpretation)|cxr (?:19|20)\d\d|old report"
+    r"|(?:hip|head|brain|abdominal|pelvic|knee) (?:ct|radiographs?|x-?rays?|mri)"
+    r"|comparisons?|exam|examination|procedure|study|prompt|question|instructions?|examples?|user"
+    r"|human|request|query|q"
     r"|(?:example|sample|expected|desired|required|template) (?:outputs?|answers?|reports?"
     r"|responses?|findings|impressions?|results?)"
 )
 _RESULT = (
-    r"findings?|impressions?|conclusions?|report|results?|assessment|opinion|interpretation|answers?"
+    r"findings?|impressions?|conclusions?|report|results?|assessment|opinion|interpretation"
+    r"|answers?"
     r"|assistant|response|summary|diagnosis|description|output|a"
 )
 # A line that says what part of the chest it is about ends a request.
@@ -84,7 +88,8 @@ _SHORTENED = (
     r"|(?<=\bdispl)|(?<=\bfract)|(?<=\bfrac)"
 )
 _GOES_ON = (
-    r"\d|fx|frac|\#|ribs?\b|neck|hum|clav|scap|vert|compr|aspect|third|end\b|arc|shaft|head|non|displ"
+    r"\d|fx|frac|\#|ribs?\b|neck|hum|clav|scap|vert|compr|aspect|third|end\b|arc|shaft|head|non"
+    r"|displ"
     r"|of\b|[tld]\d"
 )
 # "The 6. and the 7. rib" of German notes, whose full stop ends no sentence
@@ -127,8 +132,10 @@ _QUESTION = re.compile(
 )
 _UNSURE_MARK = re.compile(r"\w\s?\(\s?\?\s?\)\W{0,3}$")
 _ORDER = re.compile(
-    r"\W*(?:please\s+)?(?:for\s(?:each|every|any)\s(?:[a-z]+\s){1,3})?(?:report|list|output|name|identify|describe|locate|find|give|provide|write|specify"
-    r"|answer|tell|mark|count|analy[sz]e|generate|interpret|examine|review|determine|detect|explain)"
+    r"\W*(?:please\s+)?(?:for\s(?:each|every|any)\s(?:[a-z]+\s){1,3})?(?:report|list|output|name"
+    r"|identify|describe|locate|find|give|provide|write|specify"
+    r"|answer|tell|mark|count|analy[sz]e|generate|interpret|examine|review|determine|detect"
+    r"|explain)"
     r"\s+[\"']?(?!of\b)\w",
     re.IGNORECASE,
 )
@@ -137,9 +144,11 @@ _PLACEHOLDER = re.compile(
     r"|\{(?![^}]{0,40}[\":])[^}]{0,40}\}|<[a-z][a-z _-]{0,30}>"
     r"|\?{3,}"
     r"|\b(?:left\s*/\s*right|right\s*/\s*left|l\s*/\s*r|yes\s*/\s*no|y\s*/\s*n|present\s*/\s*absent"
-    r"|absent\s*/\s*present|none\s*/\s*present)\b|\b(?:insert|specify|placeholder|tbd|n/a)\b|%[sd]\b"
+    r"|absent\s*/\s*present|none\s*/\s*present)\b|\b(?:insert|specify|placeholder|tbd|n/a)\b"
+    r"|%[sd]\b"
     r"|\((?:side|number|location|level|bone|rib number|region|s)\)|\b[nx]th\b|\bxx\b"
-    r"|\$\w|\.{3}\s+rib|\btrue\s?(?:or|/|\|)\s?false\b|[\"'][a-z]{1,20}(?:\s?\|\s?[a-z.]{1,20}){1,12}",
+    r"|\$\w|\.{3}\s+rib|\btrue\s?(?:or|/|\|)\s?false\b"
+    r"|[\"'][a-z]{1,20}(?:\s?\|\s?[a-z.]{1,20}){1,12}",
     re.IGNORECASE,
 )
 _FOREIGN_LETTER = re.compile(
@@ -183,10 +192,35 @@ def split_sentences(text: str, *, joins: bool = True) -> list[Sentence]:
 def without_markup(text: str) -> str:
     """Return the words of `text` without boxes and markup, at most `LONGEST` characters."""
     text = _WIDE.sub(_narrow_gap, unwrap(text[:LONGEST]))
+    text = _DENIED_ITEMS.sub(_join_items, text)
     text = _STARRED.sub(f" {BLANK_WORD} ", text).replace("[/INST]", "\n")
     text = _NONE_BELOW.sub(r"\g<of>: ", text)
     text = _BOX.sub(" ", _GROUNDED.sub(" ; ", text))
     return _SAME_BOXES.sub(_keep_first_box, _MARKUP.sub(" ", text))
+
+
+# "No evidence of:" above a list of what is not there
+_DENIED_ITEMS = re.compile(
+    r"(?P<no>\b(?:no (?:evidence|signs?) of(?: the following)?|negative for|absence of|shows? no"
+    r"|none of the following(?: (?:is|are) (?:seen|present|identified))?|without|not (?:seen"
+    r"|identified"
+    r"|present)|(?:pertinent )?negatives|negative findings|absent(?: findings)?|there (?:is"
+    r"|are) no(?: vis"
+    r"ible)?|does not show(?: any)?(?: of the following)?|do not see any of the following))"
+    r"[ *_]{0,5}:?[ *_]{0,5}\n"
+    r"(?P<items>(?:\s{0,5}(?:[-*\u2022+]|\d{1,2}[.)])[ \t]{1,3}[^\n:]{1,60}(?:\n|$)){1,20})",
+    re.IGNORECASE,
+)
+_LEADING_NO = ("no ", "negative for", "absence", "shows no", "show no", "without")
+_ITEM_MARK = re.compile(r"^\s*(?:[-*\u2022+]|\d{1,2}[.)])\s*|[\s.;,]+$")
+
+
+def _join_items(denied: re.Match[str]) -> str:
+    items = [_ITEM_MARK.sub("", line) for line in denied["items"].split("\n") if line.strip()]
+    begin = denied["no"]
+    if not begin.lower().startswith(_LEADING_NO):
+        begin = "No"
+    return f"{begin} {' or '.join(items)}.\n"
 
 
 def _keep_first_box(same: re.Match[str]) -> str:

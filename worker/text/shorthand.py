@@ -48,6 +48,113 @@ _NOT_THEN = re.compile(  # "left 4th rib fracture, not present on the film of 12
     r" \d[\d/.-]{0,9}"
     rf"|in (?:{_MONTHS})\b)"
 )
+# "finding": "rib fracture", "present": false
+_FINDING_FIELD = re.compile(
+    r"[\"'](?:finding|label|name|pathology|abnormality|condition|class|disease)[\"']\s?:\s?"
+    r"[\"'](?P<what>[a-z ]{0,30}fractures?[a-z ]{0,20})[\"']\s?,\s?"
+    r"[\"'](?:present|value|detected|positive|status|answer|prediction|result)[\"']\s?:\s?"
+    r"[\"']?(?P<said>false|true|no|yes|0|1|absent|present|negative|positive|none)\b[\"']?"
+)
+_ANSWERED_NO = (
+    re.compile(  # "fracture assessment: negative", "Fractures (n=0)", "rib fracture ... no"
+        r"(\bfractures?\b|\bfxs?\b|\bbroken bones)(?: (?:finding|report|summary|description|number"
+        r"|assessment"
+        r"|exists|status|question|present|count))?s?\s?(?::|=|-|\.{3,20}|\(| )\s?(?:n ?= ?)?(?:no"
+        r"|none|nil"
+        r"|false|0(?:/\d{1,3})?|negative|absent|nothing|nope|not any|nil seen)\)?(?=[\s.;|}]{0,5}$)"
+    )
+)
+_ANSWERED_INTACT = re.compile(  # "rib fractures: ribs intact", "fracture: no - all ribs intact"
+    r"(\bfractures?) ?[:-] ?(?:(?:no|none)(?: ?-|,) ?)?(?:(?:the |all )?(?:ribs|bones"
+    r"|clavicles)(?: are)? "
+    r"(?:intact|normal|unremarkable)|no evidence\b[^.;,]{0,40})(?=[\s.]{0,5}$)"
+)
+
+
+def _name_none(answered: re.Match[str]) -> str:
+    """Read the "no" of a form with one question."""
+    is_one = len(_SPELT.findall(answered.string)) == 1
+    return f"{answered[1]}: none" if is_one else answered.group()
+
+
+_NO_WORDS = ("false", "no", "0", "absent", "negative", "none")
+
+
+def _name_finding(field: re.Match[str]) -> str:
+    return f"{field['what']}: {'none' if field['said'] in _NO_WORDS else 'present'}"
+
+
+_NESTED_FIELD = re.compile(  # "fracture": {"present": false}, "fractures": {"rib": false}
+    r"(\bfractures?[\"']\s?:\s?)\{(?:\s?[\"'][a-z_ ]{1,20}[\"']\s?:\s?[\"']?"
+    r"(?:false|no|0|absent|none|null)[\"']?\s?,?){1,12}\}?"
+)
+_THOUGHT = "think|believe|suspect|feel"
+_SAW = "see|notice|identify|find|detect|appreciate|observe|recognize"
+# What denies in more words than one: "there is no evidence of the following: rib fracture".
+_DENYING_PHRASES = (
+    (
+        re.compile(
+            r"\b(no (?:evidence|signs?) of|negative for|absence of|none of|no|without)"
+            r"(?:(?: any of)? the following)?(?: (?:are|is))?(?: (?:seen|present|identified))?"
+            r"(?: findings)? ?: ?(?=[a-z])"
+        ),
+        r"\1 ",
+    ),
+    (
+        re.compile(
+            r"^(?:pertinent |relevant )?(?:negatives?(?: findings)?|not (?:identified|seen"
+            r"|present|found)"
+            r"|ruled out|excluded) ?: ?(?=[a-z])"
+        ),
+        "no ",
+    ),
+    (re.compile(r"\b(is|are|was|were|do|does|did|can|could|would|has|have)nt\b"), r"\1 not"),
+    (
+        re.compile(
+            rf"\bi (?:do|did|would) ?not (?:(?:{_THOUGHT})(?: that)? (?:there|this|that|it) (?:is"
+            rf"|are|was|were)"
+            rf"|{_SAW}|call this)(?: an?| any)? (?=(?:[a-z]{{1,15}} ){{0,3}}(?:fract|fx))"
+        ),
+        "no ",
+    ),
+    (
+        re.compile(
+            r"\bno (?:indication|reason to (?:believe|suspect|think)|suggestion) that there (?:is"
+            r"|are)"
+            r"(?: an?| any)? "
+        ),
+        "no ",
+    ),
+    (re.compile(r"^(?:on neither side|nowhere) (?:is|are) (?:there )?(?:an? |any )?"), "no "),
+    (re.compile(r"(: |; |, )i (?:do|did|can) ?not see any\b[^.;,]{0,15}$"), r"\1none"),
+    (re.compile(r"(: |; |, )i (?:do|did|can) ?not see any(?=\.)"), r"\1none"),
+    (re.compile(r"(\bfractures?|\bfxs?)(?: ?\.{3} ?| )(?:none|nil)(?=[\s.]{0,5}$)"), r"\1: none"),
+    (
+        re.compile(r"(\bfractures?|\bfxs?) (?:found|seen|count)? ?: ?(?:0|zero)(?=[\s.]{0,5}$)"),
+        r"\1: none",
+    ),
+    (re.compile(r"\bfxs?(?= ?: ?n\b)"), "fracture"),
+    (
+        re.compile(r"\b(?:is_|has_)?fractured?(?=[\"']?\s{0,3}[:=]\s{0,3}(?:false|true|0|1)\b)"),
+        "fracture",
+    ),
+    (_FINDING_FIELD, _name_finding),
+    (_ANSWERED_NO, _name_none),
+    (_ANSWERED_INTACT, r"\1: none"),
+    (re.compile(r"\bnot even (?:one|a)\b|\bat no (?:site|level|point) (?:is|are) there\b"), "no"),
+    (re.compile(r"\bno indications? of\b"), "no evidence of"),
+    (
+        re.compile(
+            r"^(?:the following (?:findings )?(?:are|were) (?:absent|not (?:identified|seen"
+            r"|present|found))"
+            r"|(?:findings|pathologies) (?:not (?:present|seen|identified)|excluded)"
+            r"|absent findings"
+            r"|pertinent negatives include) ?:? ?(?=[a-z])|^absent ?: ?(?=[a-z])"
+        ),
+        "no ",
+    ),
+    (_NESTED_FIELD, r"\1none"),
+)
 _OPPOSITE = re.compile(
     r"\b(?:(?:opposite|other|contralateral) side|contralateral|opposite (?=\d|rib|clavicle))\b"
 )
@@ -103,7 +210,8 @@ _SCORE = re.compile(
     _FIELD_START + r"(?:[01]?\.\d{1,20}|\d{1,3}\s?%)(?=[\"']?\s{0,3}(?:[},;\])]|\.?\s{0,3}$))"
 )
 _KEY_OF_PLACE = re.compile(  # "location": "left 6th rib", "age": "acute"
-    r"[\"'](?:location|site|region|position|laterality|side|bone|level|age|acuity|status|type|number"
+    r"[\"'](?:location|site|region|position|laterality|side|bone|level|age|acuity|status|type"
+    r"|number"
     r"|rib_number)"
     r"[\"']\s?:"
 )
@@ -280,6 +388,7 @@ _SHORTHAND = (
     (re.compile(r"\bfractures?[ -]like\b"), "possible fracture"),
     (re.compile(r"(?<=[:=])(\s?)(?:nil|zero)(?=\s{0,3}(?:[.,;]|$))"), r"\1none"),
     (re.compile(r"(\bfractures?|\bfxs?)\s?-\s?(?:n|no|nil)(?=\s{0,3}(?:[.,;]|$))"), r"\1: none"),
+    *_DENYING_PHRASES,
     (_OPPOSITE, _name_opposite),
     (_SAME, _name_same),
     (_NOT_THEN, "not previously present"),

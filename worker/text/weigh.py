@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from worker.text.answers import read_answers
 from worker.text.bones import (
     BLAND,
+    CHEST,
     MIDLINE,
     SEGMENTS,
     Site,
@@ -249,7 +250,11 @@ class TextReading:
         self._note_reason(
             "cut-off", RuleVerdict.OPEN, whole_phrase(tokens, sentence), (len(tokens) - 1,)
         )
-        self.is_doubtful |= len(self.denials) > denials
+        is_elsewhere = has(tokens, Kind.NOUN) or any(
+            t.text in CHEST or (len(t.text) > 3 and any(w.startswith(t.text) for w in CHEST))
+            for t in tokens
+        )
+        self.is_doubtful |= len(self.denials) > denials or not is_elsewhere
         del self.denials[denials:]
         # "Fracture of the right" is dropped at the cut end of a text that has named a fracture.
         named = [e for e in self.entries if e.sentence != sentence.verbatim or e.bone != "other"]
@@ -274,7 +279,9 @@ class TextReading:
         extra = has(tokens[2 if is_heading else 0 :], Kind.EXTRA, Kind.EXCEPT)
         for at in range(len(tokens)):
             absence = self._ask_rules(self.rules.absences, phrase.about(at))
-            if absence:
+            if absence and absence[0].verdict is RuleVerdict.OPEN:
+                self.is_doubtful = True
+            elif absence:
                 ages = _ages_of_absence(phrase.about(at))
                 hit = absence[1]
                 denial = Denial(tuple(hit.sites), ages, extra, hit.side)

@@ -22,7 +22,7 @@ from worker.text.rules.rule import Hit, RuleSet, RuleVerdict, TextRule, first_hi
 
 ENGLISH = RuleSet(
     sentences=(*general.RULES, *unreadable.RULES),
-    views=opened.VIEWS,
+    views=(*opened.VIEWS, *general.VIEWS),
     mentions=(*unreadable.MENTIONS, *device.RULES, *sought.RULES, *doubted.RULES, *denied.RULES),
     hedges=hedged.RULES,
     dates=dated.RULES,

@@ -13,7 +13,8 @@ def is_cut_off(body: str, tokens: Sequence[Token], lexicon: Lexicon) -> bool:
     if not tokens:
         return False
     word = body.split()[-1].lower()
-    is_whole = tokens[-1].text == word and word != "frac"
+    is_answer = tokens[-1].kind is Kind.ABSENT  # the "n" of "fracture: n", read as none
+    is_whole = is_answer or (tokens[-1].text == word and word != "frac")
     if not is_whole and any(target.startswith(word) for target in lexicon.spelt):
         return True
     return tokens[-1].kind in _OPEN_ENDED and tokens[-1].text != "no"
@@ -36,4 +37,5 @@ def says_nothing_yet(tokens: Sequence[Token]) -> bool:
 
 def ends_open(tokens: Sequence[Token]) -> bool:
     """Tell whether the last word asks for another one, whatever full stop follows it."""
-    return bool(tokens) and tokens[-1].kind in (Kind.ARTICLE, Kind.PREPOSITION, Kind.OR)
+    open_ended = (Kind.ARTICLE, Kind.PREPOSITION, Kind.OR, Kind.EXCEPT)
+    return bool(tokens) and (tokens[-1].kind in open_ended or tokens[-1].text in ("but", "however"))

@@ -7,6 +7,7 @@ from worker.text.lexicon import Kind, Token
 from worker.text.phrase import BLANK_FORM, JOINTS, STOPS, Phrase
 from worker.text.rules.denied import is_clearly_denied
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
+from worker.text.rules.unseen import is_year, speaks_of_past, tells_of_past
 
 
 def _find_normal_bones(phrase: Phrase) -> Hit | None:
@@ -18,6 +19,60 @@ def _find_normal_bones(phrase: Phrase) -> Hit | None:
     end = _end_of_side(phrase.tokens, phrase.at)
     side = phrase.tokens[end - 1].value if end > phrase.at and not sites else None
     return Hit((phrase.at,), sites, side)
+
+
+_TURNING = ("only", "nor", "neither", "anything but")
+_SUPPOSING = ("if", "provided", "assuming", "unless", "whether", "ensure", "check", "confirm")
+
+
+def _find_turned(phrase: Phrase) -> Hit | None:
+    """Find the "no" of "no rib is intact", the "if" of "if bones are normal", and the past."""
+    is_finding = phrase.word.kind in (Kind.NORMAL, Kind.ABNORMALITY) or _is_negative(phrase)
+    if not is_finding:
+        return None
+    tokens, at = phrase.tokens, phrase.at
+    if tokens[0].text in _SUPPOSING or any(t.kind is Kind.ASKING for t in tokens[:at]):
+        return Hit((0,))
+    if speaks_of_past(tokens[at + 1 :]) or tells_of_past(tokens[:at]) or _is_dated(tokens[:at]):
+        return Hit((at,))
+    if phrase.word.kind is not Kind.NORMAL or _normal_bones(tokens, at) is None:
+        return _find_not_normal(phrase)
+    after = tokens[at + 1 : at + 3]
+    is_answered = [t.kind for t in after[:1]] in ([Kind.COLON], [Kind.COMMA]) and any(
+        t.text in ("no", "false", "negative", "n") for t in after[1:]
+    )
+    if is_answered and at + 3 >= len(tokens):
+        return Hit((at, at + 2))  # "ribs intact: no"
+    if any(t.kind is Kind.QUERY for t in after):
+        return Hit((at,))
+    low = at
+    apart = (Kind.COMMA, Kind.NOUN, Kind.ABNORMALITY, Kind.DEVICE, Kind.FRACTURE, *STOPS)
+    while low > 0 and tokens[low - 1].kind not in apart:
+        low -= 1
+    for n in range(low, at):
+        is_denial = tokens[n].kind is Kind.NEGATION and not _is_joined(tokens, n)
+        if is_denial or tokens[n].text in _TURNING:
+            return Hit((n, at))
+    return None
+
+
+def _is_joined(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the "no" of "no pneumothorax and bones are intact", said of what is not in the way."""
+    return any(t.kind is Kind.NOUN for t in tokens[at + 1 : at + 4])
+
+
+def _find_not_normal(phrase: Phrase) -> Hit | None:
+    """Find bones that are said not to be intact: "the left ribs are not normal"."""
+    tokens, at = phrase.tokens, phrase.at
+    near = tokens[max(0, at - 3) : at]
+    is_not = phrase.word.kind is Kind.NORMAL and any(t.value == "not" for t in near)
+    is_of_bones = any(t.kind in (Kind.BONE, Kind.SKELETON, Kind.LEVEL) for t in tokens[:at])
+    is_other = any(t.kind in (Kind.NOUN, Kind.DEVICE) for t in tokens)
+    return Hit((at,)) if is_not and is_of_bones and not is_other else None
+
+
+def _is_dated(before: Sequence[Token]) -> bool:
+    return any(is_year(token) for token in before)
 
 
 def _is_negative(phrase: Phrase) -> bool:
@@ -152,6 +207,11 @@ def _bones_without(phrase: Phrase) -> list[Site] | None:
 
 
 RULES = (
+    TextRule(
+        "not-intact", "Bones that are not intact, or were, or are if something holds, are open.",
+        RuleVerdict.OPEN, _find_turned,
+        "None of the left ribs are intact.", "No pneumothorax, bones are intact.",
+    ),
     TextRule(
         "bones-intact", "Bones that are called normal, intact or unremarkable have no fracture.",
         RuleVerdict.DENIED, _find_normal_bones,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from worker.text.bones import CHEST
 from worker.text.lexicon import Kind, Token
 from worker.text.phrase import JOINTS, NAMED, STOPS, Phrase, has
+from worker.text.rules.backward import MIMICS
 from worker.text.rules.denied import is_clearly_denied
 from worker.text.rules.rule import Hit, RuleVerdict, TextRule
 
@@ -47,6 +48,32 @@ def _find_opposite(phrase: Phrase) -> Hit | None:
     return Hit((end - 1,)) if is_not and is_short and is_of_bones else None
 
 
+_SHIFTED = ("displaced", "undisplaced", "nondisplaced", "minimally displaced", "angulated",
+            "comminuted", "abnormal", "suspicious", "deformed")  # fmt: skip
+
+
+def _find_broken_bone(phrase: Phrase) -> Hit | None:
+    """Find a bone that is called displaced, abnormal or suspicious, without the word fracture."""
+    tokens = phrase.tokens
+    if has(tokens, Kind.DEVICE, Kind.FRACTURE) or not has(tokens, *NAMED):
+        return None
+    found = (n for n, t in enumerate(tokens) if t.text in _SHIFTED or t.value == "healing")
+    at = next((n for n in found if _is_of_bone(tokens, n)), None)
+    return None if at is None or is_clearly_denied(phrase.about(at)) else Hit((at,))
+
+
+def _is_of_bone(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the displaced rib from the displaced trachea."""
+    light = (
+        Kind.VERB, Kind.QUALIFIER, Kind.SIDE, Kind.SEGMENT, Kind.ARTICLE, Kind.HEDGE, Kind.AGE,
+        Kind.COLON, Kind.COMMA, Kind.NORMAL, Kind.PREPOSITION, Kind.NEUTRAL, Kind.SEEN,
+    )  # fmt: skip
+    before = next((t for t in reversed(tokens[:at]) if t.kind not in light), None)
+    leading = (Kind.QUALIFIER, Kind.SIDE, Kind.SEGMENT, Kind.ARTICLE, Kind.AGE)
+    after = next((t for t in tokens[at + 1 :] if t.kind not in leading), None)
+    return any(t is not None and t.kind in NAMED for t in (before, after))
+
+
 def _find_hidden_fracture(phrase: Phrase) -> Hit | None:
     """Find a word that is in no table and has the fracture in it, as "fracturewith"."""
     hidden = phrase.places(lambda token: token.kind is Kind.UNKNOWN and "fractur" in token.text)
@@ -74,7 +101,16 @@ _SOFT = frozenset(("lung", "lungs", "lobe", "lobar", "mucoid", "mucous", "fecal"
                    "atelectasis"))  # fmt: skip
 
 
-_BROKEN_NAMED = frozenset(("crack", "cracks", "buckle", "buckled", "buckling", "split", "pieces"))
+_BROKEN_NAMED_WORDS = """
+crack cracks buckle buckled buckling split pieces parts infraction fissure fissured discontinuity
+discontinuous interruption interrupted offset gap kinked kink bent torus wedged flattened
+break breaks breached ruptured injury injuries overriding separated separation shortened
+foreshortened bayonet lucency lucent depression impression compressed compression
+angulation defect frct
+"""
+_BROKEN_NAMED = frozenset(
+    (*_BROKEN_NAMED_WORDS.split(), "hill sachs", "bony defect", "height loss", "loss of height")
+)
 """Mean a broken bone where a bone is named beside them."""
 
 
@@ -98,9 +134,18 @@ def _is_break_sign(phrase: Phrase, at: int) -> bool:
         return True
     if text in ("step", "steps"):
         is_cortical = at > 0 and tokens[at - 1].text in _CORTEX
-        return is_cortical or any(t.text == "deformity" for t in tokens[at + 1 : at + 2])
+        after = [t.text for t in tokens[at + 1 : at + 3]]
+        return is_cortical or "deformity" in after or after[:1] == ["in"]
+    if text == "continuity" and any(t.text in ("loss", "lost") for t in near):
+        return has(near, *NAMED, Kind.SKELETON)
+    if text in _BROKEN_NAMED and any(t.text in MIMICS for t in tokens):
+        return False
     if text in _BROKEN_NAMED and has(near, *NAMED, Kind.SKELETON, Kind.SIDE):
         return True
+    if text in ("flail chest", "flail segment", "flail"):
+        return True
+    if text == "height" and has(near, Kind.LEVEL, Kind.BONE):
+        return any(t.text.startswith(("los", "decreas", "reduc")) for t in near)
     is_soft = any(t.text in _SOFT or t.text in CHEST for t in near)
     return text in _BROKEN_BODY and not is_soft and has(near, *NAMED, Kind.SKELETON, Kind.HINT)
 
@@ -150,6 +195,15 @@ def _find_possible_one(phrase: Phrase) -> Hit | None:
     return None
 
 
+def _find_suspected_break(phrase: Phrase) -> Hit | None:
+    """Find the "possible crack" of a bone that is not named."""
+    tokens = phrase.tokens
+    if not has(tokens, Kind.HEDGE) or has(tokens, Kind.NOUN, Kind.DEVICE):
+        return None
+    seen = phrase.places(lambda token: token.text in (*_BROKEN_NAMED, "irregularity"))
+    return Hit(seen[:1]) if seen else None
+
+
 VIEWS = (
     TextRule(
         "limited-view", "Where the view of the bones is limited, nothing is absent.",
@@ -170,6 +224,11 @@ CLAUSES = (
         "No fracture is visible in one rib.",
     ),
     TextRule(
+        "possible-break", "What is possibly broken is never absent.",
+        RuleVerdict.OPEN, _find_suspected_break,
+        "Possible crack.", "Possible pneumonia.",
+    ),
+    TextRule(
         "break-sign", "What means a broken bone without the word is never absent.",
         RuleVerdict.OPEN, _find_break_sign,
         "No fracture. Cortical step-off of the left 5th rib.", "No cortical step-off or fracture.",
@@ -185,6 +244,11 @@ RULES = (
         "unsure-bones", "What is not sure of bones leaves them open.",
         RuleVerdict.OPEN, _find_unsure_view,
         "The ribs cannot be assessed.", "A pneumothorax cannot be excluded.",
+    ),
+    TextRule(
+        "bone-changed", "A bone that is displaced, abnormal or suspicious is open.",
+        RuleVerdict.OPEN, _find_broken_bone,
+        "The left 5th rib is displaced.", "The heart is displaced by the left 5th rib.",
     ),
     TextRule(
         "hidden-word", "A word that has a fracture in it and is in no table leaves it open.",
