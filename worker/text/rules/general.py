@@ -39,8 +39,8 @@ _COMMON = _pattern(
     rf"{_START}(?:an? )?(?:(?:bone|rib|clavicle) )?{_FRACTURE} (?:is|are|means?) (?:an? |any )?"
     r"(?:(?:complete|partial) )?(?:or (?:partial|incomplete|complete) )?"
     r"(?:breaks?|cracks?|discontinuity|disruptions?|injur(?:y|ies)|defined)\b",
-    r"\b(?:signs?|features?|symptoms?|indicators?|hallmarks?) of (?:an? "
-    r"|any )?(?:[a-z]{1,15} ){0,3}"
+    r"\b(?:signs?|features?|symptoms?|indicators?|hallmarks?) of (?:(?:an?|any) )?"
+    r"(?:[a-z]{1,15} ){0,3}"
     rf"{_FRACTURE} (?:include|are|is|would|can|may|might)\b",
     rf"\bno {_FRACTURE} (?:means|implies|would mean)\b",
     # what a normal image shows
@@ -80,7 +80,7 @@ _HARD = r"\b" + _any_of(
     r"not (?:fully |all |entirely )?(?:included|imaged|shown|covered|in view|visuali[sz]ed|reliable"
     r"|readable|interpretable|assessable)", "out of view", "collimated off", "difficult",
     "challenging", "hard to (?:see|assess|evaluate|judge|say)", "impaired", "restricted",
-    "not possible", "impossible", "incomplete(?:ly)?", "poorly", "barely (?:seen|visible)",
+    "not possible", "impossible", "incomplete(?:ly)?", "poorly(?! minerali)", "barely (?:seen|visible)",
     "can hardly be", "can ?not be made out", r"cant be", "washed out", "faint", "blurr(?:ed|y)",
     "unreliable", "insufficient(?:ly)?", "unsuitable", "only the upper", "is lost",
 ) + r"\b"  # fmt: skip
@@ -109,13 +109,12 @@ _BAD_IMAGE = _pattern(
 _DOUBTED = _pattern(
     r"\b(?:can|could) (?:be )?(?:seen|excluded|identified|ruled out) with (?:any )?(?:certainty"
     r"|confidence)\b",
-    r"\bcan(?: ?not|'t) (?:be |guarantee)(?:quite |entirely |absolutely |\d{1,3} ?% )?(?:sure"
-    r"|certain)?",
+    r"\bcan(?: ?not|'t) (?:guarantee|be (?:quite |entirely |absolutely |\d{1,3} ?% )?(?:sure"
+    r"|certain))\b",
     r"\b(?:not|un)(?: |)(?:sure|certain)\b|\bi (?:guess|suppose|assume)\b|\bplease confirm\b",
     r"\bdoes not (?:mean|exclude|rule out)\b|\b(?:do not|don't) agree\b|\bdisagrees?\b",
     r"\blow confidence\b|\bconfidence\W{1,3}(?:0?\.[0-7]|low|[1-7]\d ?%)|\b[1-7]\d ?% (?:sure"
-    r"|certain"
-    r"|confiden)",
+    r"|certain|confiden)",
     r"\bpending\b|\((?:preliminary|\?)\)|\bpreliminary read(?:ing)?\b|\bor is there\b",
     r"\bno (?:certainty|guarantee|proof)\b|\bpremature to\b|\bpresumably (?:intact|normal|no)\b",
     rf"\bno (?:[a-z]{{1,15}} ){{0,2}}{_FRACTURE}[\"'”’]? (?:would be|is not the right)\b",

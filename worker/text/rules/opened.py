@@ -144,7 +144,8 @@ def _is_break_sign(phrase: Phrase, at: int) -> bool:
         return True
     if text in ("flail chest", "flail segment", "flail"):
         return True
-    if text == "height" and has(near, Kind.LEVEL, Kind.BONE):
+    is_of_disc = any(t.text.startswith(("disc", "disk", "joint")) for t in near)
+    if text == "height" and has(near, Kind.LEVEL, Kind.BONE) and not is_of_disc:
         return any(t.text.startswith(("los", "decreas", "reduc")) for t in near)
     is_soft = any(t.text in _SOFT or t.text in CHEST for t in near)
     return text in _BROKEN_BODY and not is_soft and has(near, *NAMED, Kind.SKELETON, Kind.HINT)
