@@ -80,9 +80,10 @@ _HARD = r"\b" + _any_of(
     r"not (?:fully |all |entirely )?(?:included|imaged|shown|covered|in view|visuali[sz]ed|reliable"
     r"|readable|interpretable|assessable)", "out of view", "collimated off", "difficult",
     "challenging", "hard to (?:see|assess|evaluate|judge|say)", "impaired", "restricted",
-    "not possible", "impossible", "incomplete(?:ly)?", "poorly(?! minerali)", "barely (?:seen|visible)",
-    "can hardly be", "can ?not be made out", r"cant be", "washed out", "faint", "blurr(?:ed|y)",
-    "unreliable", "insufficient(?:ly)?", "unsuitable", "only the upper", "is lost",
+    "not possible", "impossible", "incomplete(?:ly)?", "poorly(?! minerali)",
+    "barely (?:seen|visible)", "can hardly be", "can ?not be made out", "cant be", "washed out",
+    "faint", "blurr(?:ed|y)", "unreliable", "insufficient(?:ly)?", "unsuitable",
+    "only the upper", "is lost",
 ) + r"\b"  # fmt: skip
 _BAD_VIEW = _pattern(
     rf"{_BONES}{_NEAR}{_HARD}",
