@@ -53,6 +53,7 @@ def found(text: str) -> list[tuple]:
         "fresh_9.jsonl",
         "fresh_10.jsonl",
         "fresh_11.jsonl",
+        "fresh_12.jsonl",
     ],
 )
 def test_labelled_sentences_are_read_as_labelled(name: str) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from worker.text.answers import read_answers
 from worker.text.bones import (
     BLAND,
-    CHEST,
     MIDLINE,
     SEGMENTS,
     Site,
@@ -49,7 +48,12 @@ from worker.text.rules.backward import (
     shows_sign,
     takes_for_granted,
 )
-from worker.text.rules.cut_off import ends_open, is_cut_off, says_nothing_yet
+from worker.text.rules.cut_off import (
+    ends_open,
+    is_cut_off,
+    may_begin_bones,
+    says_nothing_yet,
+)
 from worker.text.rules.hedged import find_query
 from worker.text.rules.unreadable import names_fracture
 from worker.text.sentences import BLANK_WORD, LONGEST_SENTENCE, Sentence
@@ -250,11 +254,8 @@ class TextReading:
         self._note_reason(
             "cut-off", RuleVerdict.OPEN, whole_phrase(tokens, sentence), (len(tokens) - 1,)
         )
-        is_elsewhere = has(tokens, Kind.NOUN) or any(
-            t.text in CHEST or (len(t.text) > 3 and any(w.startswith(t.text) for w in CHEST))
-            for t in tokens
-        )
-        self.is_doubtful |= len(self.denials) > denials or not is_elsewhere
+        is_begun = may_begin_bones(sentence.body, tokens, self.lexicon)
+        self.is_doubtful |= len(self.denials) > denials or is_begun
         del self.denials[denials:]
         # "Fracture of the right" is dropped at the cut end of a text that has named a fracture.
         named = [e for e in self.entries if e.sentence != sentence.verbatim or e.bone != "other"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from worker.text.bones import CHEST
 from worker.text.lexicon import Kind, Lexicon, Token
 
 _OPEN_ENDED = (Kind.PREPOSITION, Kind.ARTICLE, Kind.AND, Kind.OR, Kind.NEGATION, Kind.VERB,
@@ -18,6 +19,33 @@ def is_cut_off(body: str, tokens: Sequence[Token], lexicon: Lexicon) -> bool:
     if not is_whole and any(target.startswith(word) for target in lexicon.spelt):
         return True
     return tokens[-1].kind in _OPEN_ENDED and tokens[-1].text != "no"
+
+
+_BEGUN = frozenset({
+    Kind.BONE, Kind.LEVEL, Kind.SKELETON, Kind.FRACTURE, Kind.NEGATION, Kind.HEDGE, Kind.AGE,
+    Kind.QUALIFIER, Kind.HINT, Kind.SIDE,
+})  # fmt: skip
+_LEADING = ("however", "there", "but", "although")
+
+
+def may_begin_bones(body: str, tokens: Sequence[Token], lexicon: Lexicon) -> bool:
+    """Tell whether a last sentence that is cut off may have been about a bone: "nondisplaced f".
+
+    A signature, a date and what is said of the lungs are not.
+    """
+    last = tokens[-1].text if tokens else ""
+    is_elsewhere = any(
+        t.kind is Kind.NOUN
+        or t.text in CHEST
+        or (len(t.text) > 3 and any(word.startswith(t.text) for word in CHEST))
+        for t in tokens
+    )
+    is_word = len(last) > 4 and tokens[-1].kind is Kind.UNKNOWN
+    is_word &= not any(target.startswith(last) for target in lexicon.spelt)
+    if is_elsewhere or is_word or body[-1:].isdigit():
+        return False
+    begins = any(t.text in _LEADING for t in tokens[:1])
+    return begins or any(t.kind in _BEGUN for t in tokens)
 
 
 _SAYING = frozenset({

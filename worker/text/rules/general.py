@@ -21,7 +21,7 @@ _FRACTURE = r"(?:fractures?|fx)\b"
 _IMAGE = _any_of("image", "picture", "x-?ray", "radiograph", "film", "scan", "file", "attachment")
 _BONES = r"\b" + _any_of(
     "ribs?", "bones?", "bony", "clavicles?", "scapulae?", "spine", "skeletal", "skeleton",
-    "osseous", "humerus", "hemithorax", "sternum",
+    "osseous", "humerus", "sternum",
 ) + r"\b"  # fmt: skip
 _NO = r"\b(?:no|not|without|nor|intact|normal|negative)\b"
 _NEAR, _FAR = r"[^.;]{0,40}", r"[^.;]{0,80}"
@@ -80,18 +80,25 @@ _HARD = r"\b" + _any_of(
     r"not (?:fully |all |entirely )?(?:included|imaged|shown|covered|in view|visuali[sz]ed|reliable"
     r"|readable|interpretable|assessable)", "out of view", "collimated off", "difficult",
     "challenging", "hard to (?:see|assess|evaluate|judge|say)", "impaired", "restricted",
-    "not possible", "impossible", "incomplete(?:ly)?", "poorly(?! minerali)",
+    "not possible", "impossible", "poorly(?! (?:minerali|defin|margin|circum|aerat|expand|inflat))",
+    "incomplete(?:ly)?(?! (?:aerat|expan|inflat|inspir|right|left|fissure))",
     "barely (?:seen|visible)", "can hardly be", "can ?not be made out", "cant be", "washed out",
-    "faint", "blurr(?:ed|y)", "unreliable", "insufficient(?:ly)?", "unsuitable",
+    "(?:is|are) faint", "blurr(?:ed|y)", "unreliable", "insufficient(?:ly)?", "unsuitable",
     "only the upper", "is lost",
+) + r"\b"  # fmt: skip
+# Bones that say where something is: "a nodule hidden behind the clavicle"
+_APART = r"\b" + _any_of(
+    "over", r"overl\w+", "behind", "by", "because", "below", "above", "level", "between", "with",
+    r"project\w+", "opacity", "nodule", "density", "mass", r"calcif\w+", "inspiration", "apex",
+    "apices",
 ) + r"\b"  # fmt: skip
 _BAD_VIEW = _pattern(
     rf"{_BONES}{_NEAR}{_HARD}",
-    rf"{_HARD}{_NEAR}{_BONES}",
+    rf"{_HARD}(?:(?!{_APART})[^.;]){{0,40}}{_BONES}",
     rf"{_BONES}[^.;,]{{0,20}}\b(?:detail|visibility|visuali[sz]ation|evaluation|assessment)\b"
     r"[^.;,]{0,20}\b(?:poor|low|limited|reduced|bad)\b",
     r"\bpoor (?:bony|bone|rib|osseous) detail\b",
-    rf"\b(?:the |left |right )(?:side|chest|hemithorax) (?:is )?{_HARD}",
+    rf"\b(?:the |left |right )(?:side|chest|hemithorax) (?:is )?{_HARD}(?! by the clav)",
 )
 _BAD = _any_of(
     "poor", "low", "limited", "bad", "suboptimal", "degraded", "reduced", "inadequate",
@@ -101,27 +108,33 @@ _BAD = _any_of(
 _BAD_IMAGE = _pattern(
     rf"\b{_IMAGE}s?\b(?: is| was| are)?(?: of)?(?: very)? {_BAD}\b",
     rf"\b{_BAD}(?:,| and)? (?:{_BAD} )?{_IMAGE}\b",
-    r"\b(?:quality|resolution)\b[^.;]{0,25}\b" + rf"(?:{_BAD}|not allow)\b",
+    rf"\b(?:{_IMAGE}|technical|study|exam|diagnostic|spatial|the) (?:quality|resolution)"
+    rf"(?: of the {_IMAGE})? (?:(?:is|was|does|very|too|rather) ){{0,3}}(?:{_BAD}|not allow)\b"
+    r"(?! (?:inspir|lung|volume))",
+    rf"^quality of the {_IMAGE} does not allow\b",
     rf"\b{_BAD}[ -](?:(?:image|film|technical|diagnostic) )?(?:quality|resolution)\b",
     rf"\bwith this {_IMAGE} quality\b",
     r"\btoo (?:low|poor|blurred|small) to (?:tell|say|judge)\b",
-    r"\b(?:interpretation|assessment|evaluation) (?:is )?(?:difficult|impaired|limited|hampered)\b",
 )
 _DOUBTED = _pattern(
     r"\b(?:can|could) (?:be )?(?:seen|excluded|identified|ruled out) with (?:any )?(?:certainty"
     r"|confidence)\b",
     r"\bcan(?: ?not|'t) (?:guarantee|be (?:quite |entirely |absolutely |\d{1,3} ?% )?(?:sure"
     r"|certain))\b",
-    r"\b(?:not|un)(?: |)(?:sure|certain)\b|\bi (?:guess|suppose|assume)\b|\bplease confirm\b",
+    r"\b(?:not|un)(?: |)(?:sure|certain)\b|\bi (?:guess|suppose|assume)\b",
+    r"\bfracture - please confirm\b",
     r"\bdoes not (?:mean|exclude|rule out)\b|\b(?:do not|don't) agree\b|\bdisagrees?\b",
     r"\blow confidence\b|\bconfidence\W{1,3}(?:0?\.[0-7]|low|[1-7]\d ?%)|\b[1-7]\d ?% (?:sure"
     r"|certain|confiden)",
-    r"\bpending\b|\((?:preliminary|\?)\)|\bpreliminary read(?:ing)?\b|\bor is there\b",
+    r"\b(?:interpretation|assessment|evaluation) (?:is )?(?:difficult|impaired|hampered)\b",
+    r"\((?:preliminary|\?)\)|\bpreliminary read(?:ing)?\b|\bor is there\b",
+    r"\b(?:fracture|final (?:review|read|report)) pending\b|\bpending (?:final|ct)\b",
     r"\bno (?:certainty|guarantee|proof)\b|\bpremature to\b|\bpresumably (?:intact|normal|no)\b",
     rf"\bno (?:[a-z]{{1,15}} ){{0,2}}{_FRACTURE}[\"'”’]? (?:would be|is not the right)\b",
     r"\banything but\b|\b(?:intact|normal)\b[^.;]{0,15}\bin contrast to\b|\bexcepted\b",
     r"\b(?:intact|normal),? (?:but look at|question)\b",
-    r"\bshould be (?:revised|changed|amended|corrected)\b|\bis (?:amended|revised)\b",
+    rf"\b(?:report|statement|{_FRACTURE})\b[^.;]{{0,20}}\b(?:should be (?:revised|changed|amended"
+    r"|corrected)|is (?:amended|revised))\b",
 )
 
 # Other times, other examinations, other people
@@ -131,8 +144,9 @@ _COMPARED = _pattern(
     r"\b(?:compared|comparison|unlike|as (?:on|in)|similar|unchanged|since|relative|stable|than)\b"
 )
 _OTHER_SOURCE = _pattern(
-    r"\b(?:not|no) [^.;]{0,60}\b(?:but|although|though) (?:(?:it )?(?:is|was|are|were) )?"
-    r"(?:(?:the )?ct |clearly |well )?(?:seen|visible|identified|present|shown|showed|shows)\b",
+    r"\b(?:not|no) [^.;]{0,60}\b(?:but|although|though) (?:(?:it )?(?:is|was|are|were)"
+    r"|(?:the )?ct|clearly|well) (?:clearly |well )?"
+    r"(?:seen|visible|identified|present|shown|showed|shows)\b",
     r"\b(?:known|seen|shown) (?:from|on|by|in) (?:the )?(?:ct|mri|bone scan)\b",
     r"\b(?:ct|mri|ultrasound)(?: of)?(?: the)?(?: (?:chest|spine|scan))? ?(?:which )?(?::|showed"
     r"|shows|reported"
@@ -155,12 +169,13 @@ _OTHER_SOURCE = _pattern(
 _SUPPOSED = _pattern(
     rf"{_START}(?:if|provided|assuming|unless|hopefully|in case|make sure)\b[^.;]{{0,60}}{_NO}",
     rf"{_START}\? ?no\b|\b(?:should|ought to) (?:be|have) (?:no|normal|intact)\b",
-    r"\b(?:hope|hoping|expect|expected|expecting)\b",
+    r"\b(?:hope|hoping)\b|\bi expect\b|\bexpect(?:ed|ing)? (?:no|to be (?:no|normal)|that)\b",
 )
 _LOW = r"(?:0?\.[0-4]\d{0,9}\b|\b[0-4]?\d ?%|\b(?:very )?low\b|\bsmall\b|\bminimal\b|\bunlikely\b)"
+_LOW_NUMBER = r"(?:0?\.[0-4]\d{0,9}\b|\b[0-4]?\d ?%)"
 _SCORED = _pattern(
     rf"\b(?:probability|likelihood|chance|risk|score|confidence)\b[^.;]{{0,30}}{_LOW}",
-    rf"\bp ?\( ?{_FRACTURE}|\bfracture[^.;,|a-z]{{0,12}}{_LOW}|{_LOW} probability",
+    rf"\bp ?\( ?{_FRACTURE}|\bfracture[^.;,|a-z(]{{0,12}}{_LOW_NUMBER}|{_LOW} probability",
 )
 _UNREAL = _pattern(r"\bfalse[- ]positive\b|\bpseudo-?fractures?\b|\b(?:is|are) not real\b")
 _BY_CT = _pattern(r"\bct (?:has |have )?(?:excluded|ruled out)\b|\bnot to be confused with\b")
@@ -172,10 +187,11 @@ _ASKED = _pattern(
 _PRESUPPOSED = _pattern(
     r"\bno (?:[a-z]{1,15} ){0,2}fracture[ -](?:fragment |line )?(?:extension|displacement"
     r"|complications?|related|angulation|gap|progression|healing)\b",
-    r"\b(?:no|not an?|not) (?:acute|fresh|new|recent) fracture,? (?:but|it is|rather|this is)\b"
-    r"[^.]{0,25}\b(?:old|healed|chronic|healing|one)\b",
+    r"\b(?:no|not an?|not) (?:acute|fresh|new|recent) fracture,? (?:but|it is|rather|this is)"
+    r" (?:it is )?(?:an? )?(?:old|healed|chronic|healing)(?: one| fracture)?(?=[\s.]*$|,|;)",
     r"\bno fracture lines? (?:involves?|extends?|reach)|\bnot a single\b[^.;]{0,20}\bwithout\b",
-    r"\bnothing new\b|\b(?:his|her|their|reported|diagnosed|recent) (?:[a-z]{1,12} )?fractures? "
+    r"\bnothing new\b[^.]{0,20}\bfracture|\brecent rib fractures are not\b"
+    r"|\b(?:his|her|their|reported|diagnosed) (?:[a-z]{1,12} )?fractures? "
     r"(?:is|are|was|were) not (?:seen|visible|identified|visuali[sz]ed)\b",
 )
 _SUPERSEDED = _pattern(
@@ -273,8 +289,12 @@ def _find_doubt(phrase: Phrase) -> Hit | None:
 
 def _find_other_source(phrase: Phrase) -> Hit | None:
     """Find what was seen at another time, by another examination, or told by somebody."""
-    is_compared = _finds(phrase, _COMPARED)
-    return _hit(_says_bones(phrase) and not is_compared and _finds(phrase, _OTHER_SOURCE))
+    is_denial = has(phrase.tokens, Kind.NEGATION, Kind.ABSENT, Kind.NORMAL, Kind.ABNORMALITY)
+    is_of_bones = has(phrase.tokens, Kind.FRACTURE, Kind.BONE, Kind.SKELETON) or any(
+        token.value == "bones" for token in phrase.tokens
+    )
+    is_own = is_denial and is_of_bones and not _finds(phrase, _COMPARED)
+    return _hit(is_own and _finds(phrase, _OTHER_SOURCE))
 
 
 def _find_supposed(phrase: Phrase) -> Hit | None:

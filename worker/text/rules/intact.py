@@ -31,7 +31,11 @@ def _find_turned(phrase: Phrase) -> Hit | None:
     if not is_finding:
         return None
     tokens, at = phrase.tokens, phrase.at
-    if tokens[0].text in _SUPPOSING or any(t.kind is Kind.ASKING for t in tokens[:at]):
+    is_of_bones = any(t.kind in (Kind.BONE, Kind.SKELETON) for t in tokens)
+    is_normal = phrase.word.kind is Kind.NORMAL and is_of_bones
+    if is_normal and (
+        tokens[0].text in _SUPPOSING or any(t.kind is Kind.ASKING for t in tokens[:at])
+    ):
         return Hit((0,))
     if speaks_of_past(tokens[at + 1 :]) or tells_of_past(tokens[:at]) or _is_dated(tokens[:at]):
         return Hit((at,))

@@ -102,10 +102,10 @@ _SOFT = frozenset(("lung", "lungs", "lobe", "lobar", "mucoid", "mucous", "fecal"
 
 
 _BROKEN_NAMED_WORDS = """
-crack cracks buckle buckled buckling split pieces parts infraction fissure fissured discontinuity
+crack cracks buckle buckled buckling split pieces parts infraction fissured discontinuity
 discontinuous interruption interrupted offset gap kinked kink bent torus wedged flattened
 break breaks breached ruptured injury injuries overriding separated separation shortened
-foreshortened bayonet lucency lucent depression impression compressed compression
+foreshortened bayonet lucency lucent depression compressed compression
 angulation defect frct
 """
 _BROKEN_NAMED = frozenset(
@@ -138,17 +138,39 @@ def _is_break_sign(phrase: Phrase, at: int) -> bool:
         return is_cortical or "deformity" in after or after[:1] == ["in"]
     if text == "continuity" and any(t.text in ("loss", "lost") for t in near):
         return has(near, *NAMED, Kind.SKELETON)
-    if text in _BROKEN_NAMED and any(t.text in MIMICS for t in tokens):
-        return False
-    if text in _BROKEN_NAMED and has(near, *NAMED, Kind.SKELETON, Kind.SIDE):
-        return True
+    if text in _BROKEN_NAMED:
+        return _is_broken_bone(tokens, at)
     if text in ("flail chest", "flail segment", "flail"):
         return True
     is_of_disc = any(t.text.startswith(("disc", "disk", "joint")) for t in near)
+    if text == "height" and has(tokens[:at], Kind.NEGATION):
+        return False
     if text == "height" and has(near, Kind.LEVEL, Kind.BONE) and not is_of_disc:
         return any(t.text.startswith(("los", "decreas", "reduc")) for t in near)
     is_soft = any(t.text in _SOFT or t.text in CHEST for t in near)
     return text in _BROKEN_BODY and not is_soft and has(near, *NAMED, Kind.SKELETON, Kind.HINT)
+
+
+_OF_HISTORY = ("persists", "concern", "history", "mechanism", "status post")
+_HARMLESS = frozenset(
+    (*MIMICS, "atelectasis", "bulla", "bullae", "cyst", "cysts", "resection", "resected",
+     "surgical", "postoperative", "postsurgical", "thoracotomy", "tube", "catheter", "hernia",
+     "cord")
+)  # fmt: skip
+
+
+def _is_broken_bone(tokens: Sequence[Token], at: int) -> bool:
+    """Tell the kinked rib from the kinked tube, and the rib injury from that of a lung."""
+    if any(t.text in _HARMLESS for t in tokens):
+        return False
+    near = tokens[max(0, at - 6) : at + 7]
+    beside = (*tokens[max(0, at - 3) : at], *tokens[at + 1 : at + 4])
+    is_soft = any(t.text in CHEST or t.text in _SOFT or t.kind is Kind.DEVICE for t in beside)
+    if tokens[at].text in ("injury", "injuries"):
+        own = (*tokens[max(0, at - 2) : at], *tokens[at + 1 : at + 7])
+        is_history = any(t.text in _OF_HISTORY for t in tokens) or has(tokens, Kind.ASKING)
+        return has(own, Kind.BONE, Kind.SKELETON) and not is_history
+    return not is_soft and has(near, Kind.BONE, Kind.LEVEL, Kind.SKELETON)
 
 
 _YES = ("yes", "y", "true", "positive", "there is one", "there is", "+")
@@ -196,12 +218,15 @@ def _find_possible_one(phrase: Phrase) -> Hit | None:
     return None
 
 
+_PERHAPS_BROKEN = ("crack", "cracks", "break", "breaks", "buckle", "infraction", "irregularity")
+
+
 def _find_suspected_break(phrase: Phrase) -> Hit | None:
     """Find the "possible crack" of a bone that is not named."""
     tokens = phrase.tokens
-    if not has(tokens, Kind.HEDGE) or has(tokens, Kind.NOUN, Kind.DEVICE):
+    if not has(tokens, Kind.HEDGE) or has(tokens, Kind.NOUN, Kind.DEVICE, Kind.NEGATION):
         return None
-    seen = phrase.places(lambda token: token.text in (*_BROKEN_NAMED, "irregularity"))
+    seen = phrase.places(lambda token: token.text in _PERHAPS_BROKEN)
     return Hit(seen[:1]) if seen else None
 
 
