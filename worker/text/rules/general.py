@@ -339,8 +339,7 @@ RULES = (
         "Initially read as no fracture.", "Initially read as a rib fracture.",
     ),
     TextRule(
-        "low-score", "A low score, a false positive, and what another examination excluded, is"
-        " open.",
+        "low-score", "A low score, a false positive and what a CT has excluded leave it open.",
         RuleVerdict.OPEN, _find_score,
         "Fracture likelihood: low", "Fracture: likely",
     ),
@@ -357,12 +356,12 @@ RULES = (
 )  # fmt: skip
 VIEWS = (
     TextRule(
-        "bad-view", "Where bones are hard to see, the image is poor or the reader in doubt, open.",
+        "bad-view", "Where bones are hard to see, or the reader doubts, nothing is absent.",
         RuleVerdict.OPEN, _find_bad_view,
         "The lower ribs are cut off.", "The lung bases are cut off.",
     ),
     TextRule(
-        "other-source", "What was seen at another time, elsewhere, or told by somebody, is open.",
+        "other-source", "What was seen at another time or elsewhere, or is told, leaves it open.",
         RuleVerdict.OPEN, _find_other_source,
         "Two weeks ago there was no fracture.", "No fracture; compared with two weeks before.",
     ),
