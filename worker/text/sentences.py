@@ -212,11 +212,15 @@ _DENIED_ITEMS = re.compile(
     re.IGNORECASE,
 )
 _LEADING_NO = ("no ", "negative for", "absence", "shows no", "show no", "without")
-_ITEM_MARK = re.compile(r"^\s*(?:[-*\u2022+]|\d{1,2}[.)])\s*|[\s.;,]+$")
+_ITEM_MARK = re.compile(r"^\s{0,5}(?:[-*\u2022+]|\d{1,2}[.)])\s{0,5}")
 
 
 def _join_items(denied: re.Match[str]) -> str:
-    items = [_ITEM_MARK.sub("", line) for line in denied["items"].split("\n") if line.strip()]
+    items = [
+        _ITEM_MARK.sub("", line).strip(" \t.;,")
+        for line in denied["items"].split("\n")
+        if line.strip()
+    ]
     begin = denied["no"]
     if not begin.lower().startswith(_LEADING_NO):
         begin = "No"
