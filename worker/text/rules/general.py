@@ -35,7 +35,7 @@ _COMMON = _pattern(
     rf"\b{_FRACTURE}[^.,;:]{{0,40}}\s(?:most )?{_OFTEN} "
     r"(?:affect|involve|occur|result|present|appear|heal|happen)s?\b",
     rf"\b{_FRACTURE}[^.,;:]{{0,40}}\s(?:can|may) (?:affect|involve|occur|happen|result)\b",
-    # what a fracture is, and how one is told
+    # what a fracture is, and how one is recognized
     rf"{_START}(?:an? )?(?:(?:bone|rib|clavicle) )?{_FRACTURE} (?:is|are|means?) (?:an? |any )?"
     r"(?:(?:complete|partial) )?(?:or (?:partial|incomplete|complete) )?"
     r"(?:breaks?|cracks?|discontinuity|disruptions?|injur(?:y|ies)|defined)\b",
@@ -288,7 +288,7 @@ def _find_doubt(phrase: Phrase) -> Hit | None:
 
 
 def _find_other_source(phrase: Phrase) -> Hit | None:
-    """Find what was seen at another time, by another examination, or told by somebody."""
+    """Find what was seen at another time, by another examination, or reported by somebody."""
     is_denial = has(phrase.tokens, Kind.NEGATION, Kind.ABSENT, Kind.NORMAL, Kind.ABNORMALITY)
     is_of_bones = has(phrase.tokens, Kind.FRACTURE, Kind.BONE, Kind.SKELETON) or any(
         token.value == "bones" for token in phrase.tokens
@@ -324,7 +324,7 @@ RULES = (
         "Rib fractures are common after falls.", "Rib fractures are seen after a fall.",
     ),
     TextRule(
-        "asked-by-user", "What somebody asks is no finding.",
+        "asked-by-user", "What somebody asks is not a finding.",
         RuleVerdict.ASIDE, _find_asked,
         "The user asks about a clavicle fracture.", "A clavicle fracture is seen.",
     ),
@@ -344,7 +344,7 @@ RULES = (
         "Fracture likelihood: low", "Fracture: likely",
     ),
     TextRule(
-        "check-boxes", "What is ticked and what is not cannot be told from the words.",
+        "check-boxes", "What is ticked and what is not cannot be read from the words.",
         RuleVerdict.OPEN, _find_boxes,
         "\u2610 No fracture \u2612 Fracture", "No fracture",
     ),
@@ -361,7 +361,7 @@ VIEWS = (
         "The lower ribs are cut off.", "The lung bases are cut off.",
     ),
     TextRule(
-        "other-source", "What was seen at another time or elsewhere, or is told, leaves it open.",
+        "other-source", "What was seen at another time or elsewhere, or is reported, is open.",
         RuleVerdict.OPEN, _find_other_source,
         "Two weeks ago there was no fracture.", "No fracture; compared with two weeks before.",
     ),
